@@ -1,0 +1,11 @@
+// The parts of the native module, one function a part.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace radixkv::bind {
+
+void bind_index(pybind11::module_& module);
+void bind_executor(pybind11::module_& module);
+
+}  // namespace radixkv::bind

@@ -1,0 +1,104 @@
+"""Commands and completions: what the control plane asks of the data plane, and what it hears back.
+
+All are plain values. A command names chunks by (id, generation, extent), token ranges and engine slots, never
+pointers, so that it means the same on every rank. A command's chunks lie on one path, parents first; a
+completion therefore needs one number: how many of them, counted from the front, are done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+NO_EXTENT = 0xFFFFFFFF
+
+CHUNK_DTYPE = np.dtype(
+    [
+        ("id", "<u4"),
+        ("generation", "<u4"),
+        ("memory_offset", "<u4"),  # first unit in the memory tier, or NO_EXTENT
+        ("disk_offset", "<u4"),  # first unit in the disk tier, or NO_EXTENT
+        ("parent_disk_offset", "<u4"),  # the parent chunk's, or NO_EXTENT for the first of a prompt
+        ("span", "<u4"),  # the chunk's first token is at span * chunk_tokens
+        ("num_tokens", "<u2"),  # tokens in the chunk
+        ("num_units", "<u2"),  # units that its extents span
+        ("first", "<u2"),  # the slice meant: tokens first … first + count − 1 of the chunk
+        ("count", "<u2"),
+    ]
+)
+"""One chunk in a command, or one slice of a match. 32 bytes, the same as `ChunkRef` in csrc/core."""
+
+ChunkArray = NDArray[np.void]
+
+
+class CompletionStatus(IntEnum):
+    """Why a command ended; whatever it was, `num_ok` chunks are good."""
+
+    OK = 0
+    FAILED = 1  # the operating system refused, or the tier is cut off
+    CORRUPT = 2  # the chunk at `num_ok` did not match its checksum or generation
+    FULL = 3  # the device has no room
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Engine → memory. `slots` has an engine slot for each token of each chunk's slice, in order."""
+
+    command_id: int
+    chunks: ChunkArray
+    slots: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Memory → engine, layer by layer. `slots` as in `Store`."""
+
+    command_id: int
+    chunks: ChunkArray
+    slots: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Spill:
+    """Memory → disk. `tokens` has every chunk's tokens one after the other.
+
+    `namespace` is the 16-byte digest from which a prompt's first key is made; `sequence` numbers the first
+    chunk, the following ones count up.
+    """
+
+    command_id: int
+    chunks: ChunkArray
+    tokens: NDArray[np.uint32]
+    namespace: bytes
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Disk → memory."""
+
+    command_id: int
+    chunks: ChunkArray
+
+
+@dataclass(frozen=True, slots=True)
+class Clear:
+    """Make dropped chunks unfindable on disk, so that a restart does not bring them back."""
+
+    command_id: int
+    chunks: ChunkArray
+
+
+Command = Store | Load | Spill | Fetch | Clear
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A command ended: its first `num_ok` chunks are done, the rest are not."""
+
+    command_id: int
+    num_ok: int
+    status: CompletionStatus
