@@ -1,0 +1,138 @@
+"""All that must be equal, beside the tokens, for kept KV to be the KV that a model would compute.
+
+One token tree a namespace. When in doubt, two things get different namespaces: the price is a miss.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+SAMPLES_PER_FILE = 64
+SAMPLE_BYTES = 4096
+
+_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
+_SETTINGS_FILES = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
+_NOT_THE_MODEL = frozenset({"_name_or_path", "transformers_version"})  # config keys free to differ
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """What a token tree belongs to.
+
+    Attributes:
+        model: From `model_identity`.
+        layout_digest: From `KVLayout.digest`.
+        kv_scales: Names the scales of a quantised KV cache; empty without one.
+        weight_version: Changes whenever an engine swaps weights while it runs.
+        lora: Names the adapter and its weights; empty without one.
+        salt: `namespace_salt` of the configuration.
+        request_key: What a request adds so as to share only with its like (a tenant, a cache salt).
+    """
+
+    model: str
+    layout_digest: bytes
+    kv_scales: str = ""
+    weight_version: str = ""
+    lora: str = ""
+    salt: str = ""
+    request_key: str = ""
+
+    def digest(self) -> bytes:
+        """16 bytes that differ wherever any attribute does."""
+        digest = hashlib.sha256(b"radixkv-namespace-1")
+        for spec in fields(self):
+            value = getattr(self, spec.name)
+            _add(digest, spec.name, value if isinstance(value, bytes) else value.encode())
+        return digest.digest()[:16]
+
+
+def model_identity(
+    model_path: str | os.PathLike[str], overrides: Mapping[str, object] | None = None
+) -> str:
+    """Identity of a model's weights and of what the engine makes of them.
+
+    Reads the configuration, the code that comes with the model, and of each file of weights its
+    name, size, safetensors header and 64 samples of 4 KiB at even distances: some 300 KB a file,
+    however large. The same files elsewhere have the same identity. A change of weights is seen if
+    it touches a sample, as every training step and every merge of adapters does; an edit of single
+    values between the samples is not. A folder without weights is known by its configuration alone.
+
+    Args:
+        model_path: Folder with config.json, or one file of weights (GGUF).
+        overrides: What the caller changes about the model, such as quantisation, dtype or rope
+            scaling. Values that JSON can write.
+
+    Returns:
+        32 hexadecimal digits.
+
+    Raises:
+        ValueError: `model_path` is neither such a folder nor a file.
+    """
+    path = Path(model_path)
+    if not path.is_file() and not (path / "config.json").is_file():
+        raise ValueError(f"model_path: expected a folder with config.json or a file, got {path}")
+    digest = hashlib.sha256(b"radixkv-model-1")
+    _add(digest, "overrides", _canonical(dict(overrides or {})))
+    if path.is_file():
+        _add_weights(digest, path, name="")
+    else:
+        _add_folder(digest, path)
+    return digest.hexdigest()[:32]
+
+
+def _add_folder(digest: hashlib._Hash, folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_bytes())
+    _add(digest, "config.json", _canonical(_without(config, _NOT_THE_MODEL)))
+    for file in sorted(folder.iterdir()):
+        if file.name in _SETTINGS_FILES:
+            _add(digest, file.name, _canonical(json.loads(file.read_bytes())))
+        elif file.suffix == ".py":  # remote code decides what the weights mean
+            _add(digest, file.name, file.read_bytes())
+        elif file.suffix in _WEIGHT_SUFFIXES:
+            _add_weights(digest, file, file.name)
+
+
+def _add_weights(digest: hashlib._Hash, file: Path, name: str) -> None:
+    with file.open("rb", buffering=0) as stream:
+        num_bytes = os.fstat(stream.fileno()).st_size
+        header = _header_bytes(stream.read(8), num_bytes) if file.suffix == ".safetensors" else 0
+        _add(digest, name, str(num_bytes).encode())
+        _add(digest, "header", os.pread(stream.fileno(), header, 0))
+        for offset in _sample_offsets(header, num_bytes):
+            digest.update(os.pread(stream.fileno(), SAMPLE_BYTES, offset))
+
+
+def _header_bytes(prefix: bytes, num_bytes: int) -> int:
+    """Length of a safetensors header with its 8-byte prefix; 0 where the file is cut short."""
+    length = 8 + int.from_bytes(prefix, "little")
+    return length if length <= num_bytes else 0
+
+
+def _sample_offsets(first: int, num_bytes: int) -> Iterable[int]:
+    """Even distances, the first and last sample at the ends; the whole payload if it is small."""
+    span = max(num_bytes - first - SAMPLE_BYTES, 0)
+    if span < SAMPLES_PER_FILE * SAMPLE_BYTES:
+        return range(first, num_bytes, SAMPLE_BYTES)
+    return (first + span * i // (SAMPLES_PER_FILE - 1) for i in range(SAMPLES_PER_FILE))
+
+
+def _without(config: object, names: frozenset[str]) -> object:
+    if isinstance(config, dict):
+        return {key: _without(value, names) for key, value in config.items() if key not in names}
+    return config
+
+
+def _canonical(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _add(digest: hashlib._Hash, name: str, value: bytes) -> None:
+    """Adds a named value; lengths stand before both, so that no two records run into each other."""
+    for part in (name.encode(), value):
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
