@@ -1,8 +1,9 @@
 """Commands and completions: what the control plane asks of the data plane, and what it hears back.
 
-All are plain values. A command names chunks by (id, generation, extent), token ranges and engine slots, never
-pointers, so that it means the same on every rank. A command's chunks lie on one path, parents first; a
-completion therefore needs one number: how many of them, counted from the front, are done.
+All are plain values. A command names chunks by (id, generation, extent), token ranges and engine
+slots, never pointers, so that it means the same on every rank. A command's chunks lie on one path,
+parents first; a completion therefore needs one number: how many of them, counted from the front,
+are done.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ CHUNK_DTYPE = np.dtype(
         ("count", "<u2"),
     ]
 )
-"""One chunk in a command, or one slice of a match. 32 bytes, the same as `ChunkRef` in csrc/core."""
+"""One chunk in a command, or one slice of a match. 32 bytes, as `ChunkRef` in csrc/core."""
 
 ChunkArray = NDArray[np.void]
 
@@ -45,7 +46,7 @@ class CompletionStatus(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Engine → memory. `slots` has an engine slot for each token of each chunk's slice, in order."""
+    """Engine → memory. `slots` has an engine slot for each token of each slice, in order."""
 
     command_id: int
     chunks: ChunkArray
@@ -65,8 +66,8 @@ class Load:
 class Spill:
     """Memory → disk. `tokens` has every chunk's tokens one after the other.
 
-    `namespace` is the 16-byte digest from which a prompt's first key is made; `sequence` numbers the first
-    chunk, the following ones count up.
+    `namespace` is the 16-byte digest from which a prompt's first key is made; `sequence` numbers
+    the first chunk, the following ones count up.
     """
 
     command_id: int

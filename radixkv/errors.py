@@ -8,8 +8,8 @@
         ├── TierLockedError      another process uses the folder
         └── TierFormatError      the folder holds another layout or format version
 
-Outcomes (a miss, a partial hit, a full tier) are values, not exceptions. A caller's mistake is a plain
-`ValueError` or `TypeError` that names the argument.
+Outcomes (a miss, a partial hit, a full tier) are values, not exceptions. A caller's mistake is a
+plain `ValueError` or `TypeError` that names the argument.
 """
 
 

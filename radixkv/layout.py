@@ -1,7 +1,7 @@
 """The shape of a token's KV: as radixkv stores it, and where an engine keeps it.
 
-Stored form of a chunk: `[layer][K,V][token][row]` (MLA: one row a layer, no K,V axis). A row is `row_bytes`
-contiguous bytes of one layer's K (or V) of one token.
+Stored form of a chunk: `[layer][K,V][token][row]` (MLA: one row a layer, no K,V axis). A row is
+`row_bytes` contiguous bytes of one layer's K (or V) of one token.
 """
 
 from __future__ import annotations

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Runs the fast tests with the C++ built for the address and undefined-behaviour sanitizers, then for the thread
+# sanitizer. Arguments go to pytest.
+#
+# The sanitized module is put in front of the installed one: python -S leaves out the editable install's import
+# hook. Leaks are not looked for, because the interpreter keeps memory to its end.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+python=$PWD/.venvs/dev/bin/python
+packages=$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
+fixed_addresses=() # random ones can collide with a sanitizer's own map; some containers forbid the call
+if setarch -R true 2>/dev/null; then fixed_addresses=(setarch -R); fi
+fast="not long and not engine and not soak and not gpu"
+
+build() { # folder, sanitizers
+  local log=$1.log
+  mkdir -p "$1"
+  printf '[sanitize] building with %s\n' "$2" >&2
+  {
+    "$python" -m cmake -S csrc -B "$1" -G Ninja -DRADIXKV_SANITIZE="$2" -DPython_EXECUTABLE="$python" \
+      -DCMAKE_MAKE_PROGRAM="$(dirname "$python")/ninja" \
+      -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" &&
+      "$python" -m cmake --build "$1"
+  } >"$log" 2>&1 || { tail -50 "$log" >&2; exit 1; }
+  mkdir -p "$1/packages/radixkv"
+  ln -sfn "$PWD/sglang_ext" "$1/packages/sglang_ext"
+  ln -sfn "$PWD"/radixkv/*[!o] "$1/packages/radixkv/" # all but a module built in place
+  ln -sfn "$PWD/$1"/_native*.so "$1/packages/radixkv/"
+}
+
+run() { # folder, runtime, arguments for pytest
+  local folder=$1 runtime
+  runtime=$(c++ -print-file-name="lib$2.so")
+  shift 2
+  printf '[sanitize] tests with %s\n' "$folder" >&2
+  LD_PRELOAD=$runtime PYTHONMALLOC=malloc PYTHONPATH=$folder/packages:$packages \
+    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1 \
+    "${fixed_addresses[@]}" "$python" -S -P -m pytest -p no:cacheprovider -m "$fast" "$@"
+}
+
+build build/asan address,undefined
+run build/asan asan "$@"
+build build/tsan thread
+run build/tsan tsan "$@"
