@@ -1,0 +1,17 @@
+"""What SGLang calls in each of its processes, before the engine is built."""
+
+from __future__ import annotations
+
+import faulthandler
+import signal
+
+from . import attention, paged_slots, probe
+
+
+def activate() -> None:
+    """Entry point of group `sglang.srt.plugins`."""
+    # The harness sends this signal to processes that hang: their stacks go to the log.
+    faulthandler.register(signal.SIGUSR2, all_threads=True)
+    paged_slots.install()
+    attention.install()
+    probe.install()
