@@ -1,0 +1,302 @@
+"""Starts real SGLang servers for tests, talks to them over HTTP and looks inside them.
+
+pytest runs without SGLang: a server runs in its own pinned environment (`tests/engines`), in its
+own process group. Nothing here waits without a limit: where a call takes too long, every process of
+the server writes its stacks to the log, all are killed, and the error shows the end of the log.
+
+    config = ServerConfig(model=write_llama(tmp_path / "llama"), log=tmp_path / "log")
+    with SGLangServer(config) as server:
+        first, second = server.generate([prompt, prompt])
+        assert second.output_ids == first.output_ids
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+READY_LINE = "The server is fired up and ready to roll!"
+START_TIMEOUT_S = 240.0
+CALL_TIMEOUT_S = 120.0
+
+CacheName = Literal["none", "radix", "radixkv"]
+
+
+class ServerError(Exception):
+    """The server died, hung or answered with an error; the text ends with the end of its log."""
+
+
+def engine_python(name: str) -> Path:
+    """The interpreter of a pinned environment, made or brought up to date if needed."""
+    setup = REPOSITORY / "tests" / "engines" / "setup.py"
+    done = subprocess.run([sys.executable, setup, name], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise ServerError(f"{setup.name} {name} failed:\n{done.stdout}{done.stderr}")
+    return REPOSITORY / ".venvs" / name / "bin" / "python"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """One server. What is not said here is SGLang's default, or fixed in `command`."""
+
+    model: Path
+    log: Path
+    engine: str = "sglang-0.5.18"
+    cache: CacheName = "radix"
+    radixkv_config: Path | None = None
+    page_size: int = 1
+    overlap: bool = False
+    tp_size: int = 1
+    device_tokens: int = 4096
+    context_length: int = 2048
+    chunked_prefill_tokens: int = 256
+    max_running_requests: int = 4
+    options: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def command(self, python: Path, port: int) -> list[str]:
+        words = [
+            *(str(python), "-m", "sglang.launch_server"),
+            *("--model-path", str(self.model), "--skip-tokenizer-init", "--dtype", "float32"),
+            *("--host", "127.0.0.1", "--port", str(port), "--skip-server-warmup"),
+            *("--device", "cpu", "--attention-backend", "torch_native"),
+            *("--sampling-backend", "pytorch", "--grammar-backend", "none"),
+            *("--disable-cuda-graph", "--random-seed", "1", "--log-level", "info"),
+            *("--page-size", str(self.page_size), "--tp-size", str(self.tp_size)),
+            *("--max-total-tokens", str(self.device_tokens)),
+            *("--context-length", str(self.context_length)),
+            *("--chunked-prefill-size", str(self.chunked_prefill_tokens)),
+            *("--max-running-requests", str(self.max_running_requests)),
+        ]
+        if not self.overlap:
+            words.append("--disable-overlap-schedule")
+        if self.cache == "none":
+            words.append("--disable-radix-cache")
+        if self.cache == "radixkv":
+            words += ["--radix-cache-backend", "radixkv"]
+        if self.radixkv_config is not None:
+            words += ["--radixkv-config", str(self.radixkv_config)]
+        return [*words, *self.options]
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One answered request: its new tokens, and where SGLang says the prompt's KV came from."""
+
+    rid: str
+    output_ids: list[int]
+    prompt_tokens: int
+    cached_tokens: int
+    device_tokens: int
+    host_tokens: int
+    storage_tokens: int
+    num_retractions: int
+    finish_reason: dict[str, Any]
+
+    @staticmethod
+    def from_answer(answer: dict[str, Any]) -> Generation:
+        meta = answer["meta_info"]
+        details = meta.get("cached_tokens_details") or {}
+        return Generation(
+            rid=meta["id"],
+            output_ids=answer["output_ids"],
+            prompt_tokens=meta["prompt_tokens"],
+            cached_tokens=meta["cached_tokens"],
+            device_tokens=details.get("device", 0),
+            host_tokens=details.get("host", 0),
+            storage_tokens=details.get("storage") or 0,
+            num_retractions=meta.get("num_retractions", 0),
+            finish_reason=meta["finish_reason"],
+        )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class SGLangServer:
+    """A running server. Leaving it as a context manager kills it, however the test ended."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self.config = config
+        # Sums over all probes so far, of rank 0: tokens that each request gave to the forward,
+        # and calls that reached the tree cache.
+        self.prefilled_tokens: Counter[str] = Counter()
+        self.cache_calls: Counter[str] = Counter()
+        self._ready = threading.Event()
+        self._gone = threading.Event()
+        python = engine_python(config.engine)
+        self._port = free_port()
+        self._process = subprocess.Popen(
+            [*self._with_our_death(), *config.command(python, self._port)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            # Byte code is kept: without it an engine takes three times as long to start.
+            env=os.environ | {"PYTHONDONTWRITEBYTECODE": ""} | dict(config.environment),
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._copy_log, daemon=True)
+        self._reader.start()
+        self._await_start()
+
+    def __enter__(self) -> SGLangServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    # Requests
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int = 8,
+        *,
+        extra_key: str | None = None,
+        cache_salt: str | None = None,
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> list[Generation]:
+        """Greedy continuations of a batch, sent as one call; the scheduler sees them together."""
+        sampling = {"temperature": 0, "max_new_tokens": max_new_tokens, "ignore_eos": True}
+        body: dict[str, Any] = {
+            "rid": [uuid.uuid4().hex for _ in prompts],
+            "input_ids": [list(prompt) for prompt in prompts],
+            "sampling_params": sampling,
+        }
+        for name, value in (("extra_key", extra_key), ("cache_salt", cache_salt)):
+            if value is not None:
+                body[name] = [value] * len(prompts)
+        answers = self.call("POST", "/generate", body, timeout_s)
+        return [Generation.from_answer(answer) for answer in answers]
+
+    def probe(self) -> list[dict[str, Any]]:
+        """The state of each rank's scheduler, as `probe.py` of `tests/sglang_cpu` shows it."""
+        states: list[dict[str, Any]]
+        states = self.call("GET", "/server_info")["internal_states"][0]["probe"]
+        self.prefilled_tokens.update(states[0]["prefilled_tokens"])
+        self.cache_calls.update(states[0]["cache_calls"])
+        return states
+
+    def wait_until_idle(self, timeout_s: float = CALL_TIMEOUT_S) -> list[dict[str, Any]]:
+        """Probes until no rank has a request, nor its cache a transfer in flight."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            states = self.probe()
+            caches = [state["cache_state"] or {} for state in states]
+            if all(s["idle"] for s in states) and not any(c.get("in_flight") for c in caches):
+                return states
+            if time.monotonic() > deadline:
+                self._fail(f"not idle after {timeout_s} s: {states}")
+
+    def flush_cache(self) -> None:
+        """Empties the device cache; raises when SGLang refuses (anything is in flight)."""
+        self.call("POST", "/flush_cache")
+
+    def abort(self, rid: str) -> None:
+        self.call("POST", "/abort_request", {"rid": rid})
+
+    def call(
+        self, method: str, path: str, body: Any = None, timeout_s: float = CALL_TIMEOUT_S
+    ) -> Any:
+        """One HTTP call; gives the decoded JSON, or the text where it is none."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=timeout_s)
+        try:
+            data = None if body is None else json.dumps(body)
+            connection.request(method, path, data, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            text = response.read().decode()
+        except TimeoutError:
+            self._fail(f"{method} {path}: no answer in {timeout_s} s")
+        except (ConnectionError, http.client.HTTPException) as error:
+            self._gone.wait(15.0)  # A dying server first writes to its log what went wrong.
+            self._fail(f"{method} {path}: {error!r}")
+        finally:
+            connection.close()
+        if response.status != 200:
+            raise ServerError(f"{method} {path}: {response.status} {text}\n{self.log_tail(20)}")
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError:
+            return text
+
+    # Life and death
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def pid(self) -> int:
+        """The server's first process."""
+        return self._process.pid
+
+    def close(self) -> None:
+        """Asks the server to end, as an operator does, and sees to it that all of it is gone."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            self._gone.wait(30.0)
+        self.kill()
+
+    def kill(self) -> None:
+        """kill -9 to every process of the server at once; returns when they are gone."""
+        with contextlib.suppress(ProcessLookupError):  # All are gone already.
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        if not self._gone.wait(30.0):
+            raise ServerError(f"processes survived kill -9\n{self.log_tail(20)}")
+        self._reader.join()
+
+    def log_tail(self, num_lines: int = 60) -> str:
+        lines = self.config.log.read_text(errors="replace").splitlines()
+        return "\n".join([f"--- end of {self.config.log}", *lines[-num_lines:]])
+
+    @staticmethod
+    def _with_our_death() -> list[str]:
+        """Where util-linux has it: the server dies when this process is killed."""
+        setpriv = shutil.which("setpriv")
+        return [setpriv, "--pdeathsig", "KILL"] if setpriv else []
+
+    def _copy_log(self) -> None:
+        """Copies the server's output to its log. It ends when the last process has ended."""
+        assert self._process.stdout is not None
+        self.config.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.config.log.open("ab", buffering=0) as log, self._process.stdout as output:
+            for line in output:
+                log.write(line)
+                if READY_LINE.encode() in line:
+                    self._ready.set()
+        self._gone.set()
+        self._ready.set()
+
+    def _await_start(self) -> None:
+        if not self._ready.wait(START_TIMEOUT_S):
+            self._fail(f"not ready after {START_TIMEOUT_S} s")
+        if self._gone.is_set():
+            self._fail("the server died while starting")
+
+    def _fail(self, what: str) -> None:
+        """Shows where every process stands, kills them and raises."""
+        if not self._gone.is_set():
+            os.killpg(self._process.pid, signal.SIGUSR2)  # faulthandler: stacks go to the log
+            self._gone.wait(3.0)
+        self.kill()
+        raise ServerError(f"{what}\n{self.log_tail(200)}")
