@@ -25,7 +25,7 @@ FLOORS = (
     {"index", "tiers", "transfer"},
     {"planner", "executor"},
     {"cache"},
-    {"cli", "__main__"},
+    {"cli"},
 )
 CPP_FLOORS = (
     {"core"},

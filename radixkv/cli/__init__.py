@@ -1,0 +1,25 @@
+"""The command line: doctor, calc, inspect, config."""
+
+import click
+
+from radixkv.cli.calc import calc
+from radixkv.cli.configuration import config
+from radixkv.cli.doctor import doctor
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="radixkv")
+def main() -> None:
+    """Keep the KV of prompts outside the GPU, and give it back token for token.
+
+    \b
+    radixkv doctor                              is this host ready, and what to do if not
+    radixkv calc ./Llama-3.1-8B --size 100GiB   how many tokens a size holds
+    radixkv inspect /var/lib/radixkv            what a disk tier holds
+    radixkv config > radixkv.yaml               every setting with its default
+    """
+
+
+main.add_command(calc)
+main.add_command(config)
+main.add_command(doctor)

@@ -1,0 +1,125 @@
+"""Checks of the disk tier: the folder, room, O_DIRECT, io_uring and how much it may register."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import resource
+import shutil
+from pathlib import Path
+
+from radixkv.cli.checks import Check, fail, ok, warn
+from radixkv.config import CacheConfig
+from radixkv.units import approximate_size
+
+_SYS_IO_URING_SETUP = 425  # the same number on every architecture
+_IO_URING_PARAMS_BYTES = 120
+_CAP_IPC_LOCK = 14
+_BLOCK_BYTES = 4096
+
+
+def check_disk(config: CacheConfig) -> list[Check]:
+    """Everything that the disk tier rests on; a single line where there is none."""
+    if config.disk_path is None:
+        return [ok("disk tier", "none (disk.path is not set)"), _check_io_uring(config)]
+    folder = _nearest_folder(config.disk_path)
+    return [
+        _check_folder(config.disk_path, folder),
+        _check_room(config, folder),
+        _check_direct_io(folder),
+        _check_io_uring(config),
+        _check_memory_lock(config),
+    ]
+
+
+def _nearest_folder(path: Path) -> Path:
+    """The folder itself or, where it is still to be made, the nearest one above it."""
+    path = path.absolute()
+    while not path.is_dir():
+        path = path.parent
+    return path
+
+
+def _check_folder(wanted: Path, existing: Path) -> Check:
+    if not os.access(existing, os.W_OK | os.X_OK):
+        advice = f"choose another disk.path, or give this user the right to write to {existing}"
+        return fail("disk folder", f"{existing} is not writable", advice)
+    note = "" if wanted.is_dir() else ", made at first use"
+    return ok("disk folder", f"{wanted}{note}")
+
+
+def _check_room(config: CacheConfig, folder: Path) -> Check:
+    assert config.disk_path is not None
+    files = config.disk_path.rglob("*") if config.disk_path.is_dir() else ()
+    ours = sum(file.stat().st_blocks * 512 for file in files if file.is_file())
+    room = shutil.disk_usage(folder).free + ours
+    finding = f"{approximate_size(config.disk_size_bytes)} wanted, {approximate_size(room)} there"
+    if config.disk_size_bytes > room:
+        return fail("disk room", finding, "make disk.size smaller, or free space")
+    return ok("disk room", finding)
+
+
+def _check_direct_io(folder: Path) -> Check:
+    """Writes and reads one block of a file that has no name and is gone when it is closed."""
+    try:
+        fd = os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_DIRECT, 0o600)
+    except OSError as error:
+        return _no_direct_io(folder, error)
+    try:
+        with mmap.mmap(-1, _BLOCK_BYTES) as block:  # aligned to a page, as O_DIRECT wants it
+            os.pwritev(fd, [block], 0)
+            os.preadv(fd, [block], 0)
+    except OSError as error:
+        return _no_direct_io(folder, error)
+    finally:
+        os.close(fd)
+    return ok("O_DIRECT", f"works in {folder}")
+
+
+def _no_direct_io(folder: Path, error: OSError) -> Check:
+    finding = f"does not work in {folder} ({error.strerror})"
+    return fail("O_DIRECT", finding, "put disk.path on a local ext4 or xfs file system")
+
+
+def _check_io_uring(config: CacheConfig) -> Check:
+    error = io_uring_error()
+    if not error:
+        return ok("io_uring", "works")
+    if config.disk_io == "io_uring":
+        return fail("io_uring", f"refused ({error})", "set disk.io to auto or threads")
+    advice = "in a container allow the io_uring calls; else sysctl kernel.io_uring_disabled=0"
+    return warn("io_uring", f"refused ({error}): threads do the work", advice)
+
+
+def io_uring_error() -> str:
+    """What the kernel says when a ring of four entries is set up; empty where it works."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    params = ctypes.create_string_buffer(_IO_URING_PARAMS_BYTES)
+    fd = libc.syscall(_SYS_IO_URING_SETUP, 4, params)
+    if fd < 0:
+        return os.strerror(ctypes.get_errno())
+    os.close(fd)
+    return ""
+
+
+def _check_memory_lock(config: CacheConfig) -> Check:
+    limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if limit == resource.RLIM_INFINITY or _may_lock_anything():
+        return ok("memory lock limit", "none")
+    finding = (
+        f"{approximate_size(limit)}, memory.size is {approximate_size(config.memory_size_bytes)}"
+    )
+    if limit >= config.memory_size_bytes or config.disk_io == "threads":
+        return ok("memory lock limit", finding)
+    advice = (
+        "ulimit -l unlimited (docker run --ulimit memlock=-1), so that io_uring may register it"
+    )
+    return warn("memory lock limit", finding, advice)
+
+
+def _may_lock_anything() -> bool:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> _CAP_IPC_LOCK & 1)
+    return False

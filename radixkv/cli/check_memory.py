@@ -1,0 +1,64 @@
+"""Checks of the memory tier: room, huge pages, the CUDA driver that pins it."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from pathlib import Path
+
+from radixkv.cli.checks import Check, fail, ok, warn
+from radixkv.config import CacheConfig
+from radixkv.units import KIB, approximate_size
+
+SHMEM_HUGEPAGES = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
+MEMINFO = Path("/proc/meminfo")
+
+
+def check_memory(config: CacheConfig) -> list[Check]:
+    """Everything that the memory tier rests on."""
+    return [_check_room(config), _check_hugepages(config), _check_driver()]
+
+
+def _check_room(config: CacheConfig) -> Check:
+    found = re.search(r"MemAvailable:\s+(\d+) kB", MEMINFO.read_text())
+    available = int(found[1]) * KIB if found else 0
+    wanted = config.memory_size_bytes
+    finding = f"{approximate_size(wanted)} wanted, {approximate_size(available)} available"
+    if wanted > available:
+        return fail("memory", finding, "make memory.size smaller, or free memory")
+    return ok("memory", finding)
+
+
+def _check_hugepages(config: CacheConfig) -> Check:
+    if config.memory_hugepages == "never":
+        return ok("huge pages", "not asked for (memory.hugepages: never)")
+    try:
+        mode = re.search(r"\[(\w+)\]", SHMEM_HUGEPAGES.read_text())
+    except OSError:
+        mode = None
+    if mode is None or mode[1] in ("never", "deny"):
+        return warn(
+            "huge pages",
+            "the kernel gives none to shared memory",
+            f"as root: echo advise > {SHMEM_HUGEPAGES}",
+        )
+    return ok("huge pages", f"for shared memory: {mode[1]}")
+
+
+def _check_driver() -> Check:
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return warn(
+            "CUDA driver",
+            "none found: memory is not pinned, copies stay on the CPU",
+            "on a GPU host install NVIDIA's driver; in a container start it with --gpus all",
+        )
+    code = driver.cuInit(0)
+    if code != 0:
+        return fail("CUDA driver", f"cuInit failed with error {code}", "see what nvidia-smi says")
+    version, count = ctypes.c_int(), ctypes.c_int()
+    driver.cuDriverGetVersion(ctypes.byref(version))
+    driver.cuDeviceGetCount(ctypes.byref(count))
+    cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"
+    return ok("CUDA driver", f"for CUDA {cuda}, {count.value} device(s)")

@@ -1,0 +1,291 @@
+"""The command line, through click's runner and through the installed console script."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from radixkv.cli import check_disk, check_engines, check_memory, main
+from radixkv.config import CacheConfig, example
+
+LLAMA_8B = {
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "hidden_size": 4096,
+    "torch_dtype": "bfloat16",
+}
+DEEPSEEK_V3 = {
+    "num_hidden_layers": 61,
+    "num_attention_heads": 128,
+    "kv_lora_rank": 512,
+    "qk_rope_head_dim": 64,
+    "dtype": "bfloat16",
+}
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def write_config(folder: Path, config: dict[str, object]) -> Path:
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def calculate(folder: Path, *arguments: str) -> dict[str, int]:
+    result = run("calc", folder, "--json", *arguments)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.output)
+
+
+def findings(*arguments: str | Path) -> tuple[dict[str, dict[str, str]], int]:
+    result = run("doctor", "--json", *arguments)
+    lines = [json.loads(line) for line in result.output.splitlines()]
+    return {line["name"]: line for line in lines}, result.exit_code
+
+
+@pytest.fixture
+def healthy(monkeypatch, tmp_path):
+    """A host with room and huge pages, and settings that ask for little."""
+    (tmp_path / "meminfo").write_text("MemAvailable:   8388608 kB\n")
+    (tmp_path / "shmem_enabled").write_text("always within_size [advise] never deny force\n")
+    monkeypatch.setattr(check_memory, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(check_memory, "SHMEM_HUGEPAGES", tmp_path / "shmem_enabled")
+    monkeypatch.setattr(check_disk, "io_uring_error", lambda: "")
+    monkeypatch.delenv("RADIXKV_CONFIG", raising=False)
+    settings = tmp_path / "radixkv.yaml"
+    settings.write_text("memory: {size: 64MiB}\n")
+    return settings
+
+
+@pytest.mark.parametrize("command", ["calc", "config", "doctor", None])
+def test_help_shows_an_example(command):
+    result = run(*([command] if command else []), "--help")
+
+    assert result.exit_code == 0
+    assert "\n  radixkv " in result.output
+
+
+def test_the_console_script_is_installed():
+    script = Path(sys.executable).with_name("radixkv")
+
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
+
+    assert done.stdout.split()[-1] == metadata.version("radixkv")
+
+
+def test_calc_of_grouped_query_attention(tmp_path):
+    held = calculate(write_config(tmp_path, LLAMA_8B), "--size", "20GiB")
+
+    assert held["token_bytes"] == 128 << 10
+    assert held["chunk_bytes"] == 8 << 20
+    assert held["num_chunks"] == 2560
+    assert held["num_tokens"] == 163_840
+
+
+def test_calc_divides_heads_among_ranks(tmp_path):
+    folder = write_config(tmp_path, LLAMA_8B)
+
+    assert calculate(folder, "--tp", "4")["num_tokens"] == 163_840
+    # 16 ranks, 8 heads: every head is kept twice
+    assert calculate(folder, "--tp", "16")["num_tokens"] == 163_840 // 2
+
+
+def test_calc_of_a_joint_latent(tmp_path):
+    held = calculate(write_config(tmp_path, DEEPSEEK_V3))
+
+    assert held["token_bytes"] == 61 * 576 * 2
+
+
+def test_calc_takes_another_kv_type(tmp_path):
+    folder = write_config(tmp_path, LLAMA_8B)
+
+    assert calculate(folder, "--dtype", "fp8_e4m3")["token_bytes"] == 64 << 10
+
+
+def test_calc_reads_the_text_part_of_a_multimodal_model(tmp_path):
+    folder = write_config(tmp_path, {"dtype": "float32", "text_config": LLAMA_8B})
+
+    assert calculate(folder)["token_bytes"] == 256 << 10
+
+
+def test_calc_counts_the_padding_of_small_models(tmp_path):
+    tiny = {**LLAMA_8B, "num_hidden_layers": 1, "num_key_value_heads": 1}
+    held = calculate(write_config(tmp_path, tiny), "--size", "1MiB")
+
+    assert held["chunk_bytes"] == 32 << 10
+    assert held["num_chunks"] == 16
+
+
+def test_calc_prints_a_table(tmp_path):
+    result = run("calc", write_config(tmp_path, LLAMA_8B), "--size", "20GiB")
+
+    assert "163,840 tokens in 2,560 chunks" in result.output
+    assert "128KiB" in result.output
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, "not a model's config.json"),
+        ({**LLAMA_8B, "layer_types": ["sliding_attention"]}, "sliding_attention are not served"),
+        ({**DEEPSEEK_V3, "index_topk": 2048}, "indexer is not served"),
+        ({**LLAMA_8B, "torch_dtype": "int3"}, "KV of type int3"),
+    ],
+)
+def test_calc_says_what_it_cannot_read(tmp_path, config, message):
+    result = run("calc", write_config(tmp_path, config))
+
+    assert result.exit_code == 1
+    assert message in result.output
+
+
+def test_calc_says_where_there_is_no_model(tmp_path):
+    assert "no config.json there" in run("calc", tmp_path).output
+
+
+def test_calc_refuses_a_size_without_unit(tmp_path):
+    result = run("calc", write_config(tmp_path, LLAMA_8B), "--size", "20")
+
+    assert result.exit_code == 2
+    assert "unknown unit" in result.output
+
+
+def test_config_prints_the_example():
+    assert run("config").output == example()
+
+
+def test_config_marks_what_a_file_changes(tmp_path):
+    path = tmp_path / "radixkv.yaml"
+    path.write_text("chunk_tokens: 128\n")
+
+    lines = run("config", path).output.splitlines()
+
+    assert len(lines) == len(CacheConfig.__slots__)
+    assert [line.split() for line in lines if line.startswith("*")] == [
+        ["*", "chunk_tokens", "128"]
+    ]
+
+
+def test_config_says_what_is_wrong_with_a_file(tmp_path):
+    path = tmp_path / "radixkv.yaml"
+    path.write_text("chunk_toknes: 128\n")
+
+    result = run("config", path)
+
+    assert result.exit_code == 1
+    assert "nearest known one is 'chunk_tokens'" in result.output
+
+
+def test_doctor_is_content_with_a_healthy_host(healthy):
+    found, exit_code = findings("--config", healthy)
+
+    assert exit_code == 0
+    assert {found[name]["status"] for name in ("native module", "settings", "memory")} == {"ok"}
+    assert found["huge pages"]["status"] == "ok"
+    assert found["io_uring"]["status"] == "ok"
+
+
+def test_doctor_prints_advice_below_a_finding(healthy, tmp_path):
+    (tmp_path / "shmem_enabled").write_text("always within_size advise [never] deny force\n")
+
+    result = run("doctor", "--config", healthy)
+
+    assert result.exit_code == 0
+    assert "→ as root: echo advise" in result.output
+
+
+def test_doctor_fails_where_memory_is_too_small(healthy):
+    healthy.write_text("memory: {size: 9GiB}\n")
+
+    found, exit_code = findings("--config", healthy)
+
+    assert exit_code == 1
+    assert found["memory"]["finding"] == "9GiB wanted, 8GiB available"
+
+
+def test_doctor_fails_on_wrong_settings_and_checks_the_rest(healthy):
+    healthy.write_text("memory: {sise: 9GiB}\n")
+
+    found, exit_code = findings("--config", healthy)
+
+    assert exit_code == 1
+    assert "memory.size" in found["settings"]["finding"]
+    assert "memory" in found
+
+
+def test_doctor_takes_the_file_that_the_environment_names(healthy, monkeypatch):
+    monkeypatch.setenv("RADIXKV_CONFIG", str(healthy))
+
+    found, _ = findings()
+
+    assert found["settings"]["finding"] == str(healthy)
+    assert found["memory"]["finding"].startswith("64MiB wanted")
+
+
+def test_doctor_probes_the_disk_without_making_the_folder(healthy, tmp_path):
+    folder = tmp_path / "kv" / "deeper"
+    healthy.write_text(f"memory: {{size: 64MiB}}\ndisk: {{path: {folder}, size: 1MiB}}\n")
+
+    found, _ = findings("--config", healthy)
+
+    assert found["disk folder"]["status"] == "ok"
+    assert found["disk room"]["status"] == "ok"
+    assert str(tmp_path) in found["O_DIRECT"]["finding"]
+    assert not (tmp_path / "kv").exists()
+
+
+def test_doctor_fails_where_the_disk_is_too_small(healthy, tmp_path):
+    room = shutil.disk_usage(tmp_path).free >> 30
+    healthy.write_text(f"disk: {{path: {tmp_path}, size: {room + 100}GiB}}\n")
+
+    found, exit_code = findings("--config", healthy)
+
+    assert exit_code == 1
+    assert found["disk room"]["status"] == "fail"
+
+
+def test_doctor_warns_where_io_uring_is_refused(healthy, monkeypatch):
+    monkeypatch.setattr(check_disk, "io_uring_error", lambda: "Operation not permitted")
+
+    found, exit_code = findings("--config", healthy)
+    assert (exit_code, found["io_uring"]["status"]) == (0, "warn")
+
+    healthy.write_text("memory: {size: 64MiB}\ndisk: {io: io_uring}\n")
+    found, exit_code = findings("--config", healthy)
+    assert (exit_code, found["io_uring"]["status"]) == (1, "fail")
+
+
+def test_the_real_kernel_answers_the_io_uring_probe():
+    assert isinstance(check_disk.io_uring_error(), str)
+
+
+def test_the_served_versions_are_those_of_the_extra():
+    versions = check_engines.supported_versions()["sglang"]
+
+    assert check_engines.is_served("0.5.18", versions)
+    assert check_engines.is_served("0.5.18.post1", versions)
+    assert not check_engines.is_served("0.5.14", versions)
+    assert not check_engines.is_served("0.6.0", versions)
+
+
+def test_doctor_refuses_an_engine_that_is_not_served(healthy, monkeypatch):
+    installed = metadata.version
+    monkeypatch.setattr(
+        check_engines.metadata,
+        "version",
+        lambda name: "0.4.1" if name == "sglang" else installed(name),
+    )
+
+    found, exit_code = findings("--config", healthy)
+
+    assert exit_code == 1
+    assert found["sglang"]["finding"] == "0.4.1 is not served"
