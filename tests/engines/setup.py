@@ -59,9 +59,9 @@ def run(step: str, *command: str | Path) -> None:
 
 
 def interpreter() -> str:
-    """The lists are pinned for Python 3.11: this one, or another that is on the path."""
+    """The lists are pinned for Python 3.11: the one below this one, or another on the path."""
     if sys.version_info[:2] == (3, 11):
-        return sys.executable
+        return f"{sys.base_prefix}/bin/python3.11"
     found = shutil.which("python3.11")
     if found is None:
         raise SetupError(f"the lists are pinned for Python 3.11, this is {sys.version}")
@@ -126,7 +126,7 @@ def build_environment() -> Environment:
     """The environment with the build backend and uv; engines are not in it."""
     environment = Environment("build")
     wanted = LISTS / "build.txt"
-    stamp = digest([wanted]) + interpreter()
+    stamp = digest([wanted])
     if not environment.has("requirements", stamp):
         environment.create()
         run("build: tools", environment.python, "-m", "pip", "install", "--quiet", "-r", wanted)
@@ -160,7 +160,7 @@ def torch_wheel(build: Environment) -> Path:
 def make_engine(build: Environment, environment: Environment) -> None:
     """Makes the environment anew with torch and the engine's pinned list."""
     wanted = LISTS / f"{environment.name}.txt"
-    stamp = digest(requirement_files(wanted)) + TORCH + interpreter()
+    stamp = digest(requirement_files(wanted)) + TORCH
     if environment.has("requirements", stamp):
         return
     say(f"{environment.name}: installing (1.5 GB; about a minute, more where downloads are slow)")

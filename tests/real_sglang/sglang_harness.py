@@ -31,7 +31,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-READY_LINE = "The server is fired up and ready to roll!"
+# SGLang says both when it starts, in either order: the engine is ready, and the port is open.
+READY_LINES = (b"The server is fired up and ready to roll!", b"Uvicorn running on")
 START_TIMEOUT_S = 240.0
 CALL_TIMEOUT_S = 120.0
 
@@ -279,10 +280,12 @@ class SGLangServer:
         """Copies the server's output to its log. It ends when the last process has ended."""
         assert self._process.stdout is not None
         self.config.log.parent.mkdir(parents=True, exist_ok=True)
+        awaited = set(READY_LINES)
         with self.config.log.open("ab", buffering=0) as log, self._process.stdout as output:
             for line in output:
                 log.write(line)
-                if READY_LINE.encode() in line:
+                awaited -= {text for text in awaited if text in line}
+                if not awaited:
                     self._ready.set()
         self._gone.set()
         self._ready.set()

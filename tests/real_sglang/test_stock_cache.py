@@ -13,21 +13,37 @@ import pytest
 from sglang_harness import ServerConfig, SGLangServer
 from sglang_models import VOCAB_SIZE
 
+SERVERS = [
+    pytest.param("0.5.18", "mha", 1, False),
+    pytest.param("0.5.18", "mla", 16, True),
+    pytest.param("0.5.15", "mha", 1, False, marks=pytest.mark.soak),
+    pytest.param("0.5.15", "mla", 16, True, marks=pytest.mark.soak),
+    pytest.param("0.5.20", "mha", 1, False, marks=pytest.mark.soak),
+    pytest.param("0.5.20", "mla", 16, True, marks=pytest.mark.soak),
+]
+
+pytestmark = pytest.mark.parametrize(
+    ("version", "attention", "page_size", "overlap"), SERVERS, scope="module"
+)
+
 Prompts = list[list[int]]
 
 
-@pytest.fixture(scope="module", params=["mha-page1", "mla-page16-overlap"])
+@pytest.fixture(scope="module")
 def server(
-    request: pytest.FixtureRequest,
+    version: str,
+    attention: str,
+    page_size: int,
+    overlap: bool,
     models: dict[str, Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[SGLangServer]:
-    attention, page, *overlap = request.param.split("-")
     config = ServerConfig(
+        engine=f"sglang-{version}",
         model=models[attention],
         log=tmp_path_factory.mktemp("stock") / "server.log",
-        page_size=int(page.removeprefix("page")),
-        overlap=bool(overlap),
+        page_size=page_size,
+        overlap=overlap,
     )
     with SGLangServer(config) as running:
         yield running
@@ -35,11 +51,14 @@ def server(
 
 @pytest.fixture
 def prompts(request: pytest.FixtureRequest) -> Prompts:
+    """Eight prompts of 300 tokens that share no prefix with each other."""
     rng = random.Random(request.node.name)
-    return [[rng.randrange(3, VOCAB_SIZE) for _ in range(300)] for _ in range(8)]
+    firsts = rng.sample(range(3, VOCAB_SIZE), 8)
+    return [[first, *rng.choices(range(3, VOCAB_SIZE), k=299)] for first in firsts]
 
 
 def test_cached_prompt_gives_the_same_tokens(server: SGLangServer, prompts: Prompts) -> None:
+    server.flush_cache()
     computed = server.generate(prompts)
     cached = server.generate(prompts)
 

@@ -1,9 +1,9 @@
 """Lets `import sglang` succeed where the packages of GPU kernels are missing.
 
-SGLang imports triton, sgl_kernel, torchvision and torchaudio at module level: to decorate kernels,
-to subclass, to look up names. On the CPU none of that is ever *called* in the paths that we run,
-so an importer at the front of `sys.meta_path` answers for these four packages with modules whose
-every attribute exists and does nothing.
+SGLang imports them at module level: to decorate kernels, to subclass, to look up names. On the CPU
+none of that is ever *called* in the paths that we run, so an importer at the front of
+`sys.meta_path` answers for these packages with modules whose every attribute exists and does
+nothing.
 
 A `.pth` file in the engine's environment calls `install()` when Python starts, so SGLang's spawned
 processes have it too.
@@ -21,6 +21,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 PACKAGES = frozenset({"triton", "sgl_kernel", "torchvision", "torchaudio"})
+
+# A module of SGLang 0.5.15 that needs NVIDIA's CUTLASS, on the way to the DeepSeek models. (CUTLASS
+# itself cannot be stood in for: other packages look whether it and `cuda` are there.)
+MODULES = frozenset({"sglang.jit_kernel.dsa.cutedsl_paged_mqa_logits"})
 
 
 class Anything:
@@ -131,7 +135,7 @@ class StandInImporter(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         path: Sequence[str] | None = None,
         target: types.ModuleType | None = None,
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname.partition(".")[0] not in PACKAGES:
+        if fullname.partition(".")[0] not in PACKAGES and fullname not in MODULES:
             return None
         return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
 
