@@ -16,6 +16,7 @@ import contextlib
 import http.client
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -128,10 +129,15 @@ class Generation:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that the system gives to nobody by itself: those above are for outgoing connections.
+
+    (SGLang opens many between its processes; one of them would take our port while it starts.)
+    """
+    while True:
+        port = secrets.choice(range(12_000, 30_000))
+        with socket.socket() as candidate, contextlib.suppress(OSError):
+            candidate.bind(("127.0.0.1", port))
+            return port
 
 
 class SGLangServer:
