@@ -1,0 +1,228 @@
+#include "disk/disk_file.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <memory>
+
+#include "core/tier_failure.h"
+
+namespace radixkv {
+namespace {
+
+using Kind = TierFailure::Kind;
+
+[[noreturn]] void fail(Kind kind, const std::string& reason) {
+  throw TierFailure(kind, "disk", "open", reason);
+}
+
+[[noreturn]] void fail_errno(const std::string& what, const std::string& path, int error) {
+  std::string advice;
+  if (error == EROFS || error == EACCES || error == EPERM) {
+    advice = ": the folder must be writable; change its permissions or disk.path";
+  }
+  fail(Kind::kOther, what + " " + path + " failed (" + std::strerror(error) + ")" + advice);
+}
+
+FileDescriptor open_or_fail(const std::string& path, int flags) {
+  const int fd = open(path.c_str(), flags | O_CLOEXEC, 0644);
+  if (fd < 0) fail_errno("opening", path, errno);
+  return FileDescriptor(fd);
+}
+
+void make_folder(const std::string& folder) {
+  if (mkdir(folder.c_str(), 0755) == 0 || errno == EEXIST) return;
+  if (errno == ENOENT) {
+    fail(Kind::kOther,
+         "the folder above " + folder + " does not exist: create it or change disk.path");
+  }
+  fail_errno("creating the folder", folder, errno);
+}
+
+void sync_folder(const std::string& folder) {
+  const FileDescriptor fd = open_or_fail(folder, O_RDONLY | O_DIRECTORY);
+  if (fsync(fd.get()) != 0) fail_errno("syncing the folder", folder, errno);
+}
+
+std::string read_pid(int fd) {
+  std::array<char, 32> text{};
+  const ssize_t length = pread(fd, text.data(), text.size() - 1, 0);
+  return length > 0 ? std::string(text.data(), static_cast<std::size_t>(length)) : "unknown";
+}
+
+Digest random_digest() {
+  Digest digest;
+  if (getrandom(digest.data(), digest.size(), 0) != static_cast<ssize_t>(digest.size())) {
+    fail(Kind::kOther, std::string("getrandom failed (") + std::strerror(errno) + ")");
+  }
+  return digest;
+}
+
+Superblock read_superblock(int fd, const std::string& path) {
+  const auto block = std::make_unique<Superblock>();
+  const ssize_t length = pread(fd, block.get(), sizeof(Superblock), 0);
+  if (length < 0) fail_errno("reading", path, errno);
+  if (length != static_cast<ssize_t>(sizeof(Superblock)) || !is_intact(*block)) {
+    fail(Kind::kFormat,
+         path + " is not a radixkv file or its first block is damaged: delete it to begin anew");
+  }
+  return *block;
+}
+
+DiskShape shape_of(const Superblock& block) {
+  return {block.layout_digest,  block.unit_bytes, block.chunk_tokens,
+          block.capacity_units, block.world_size, block.rank};
+}
+
+// Names everything in which the file differs from what is wanted; empty if nothing does.
+std::string differences(const Superblock& block, const DiskShape& wanted,
+                        const std::optional<Digest>& group_id) {
+  std::string text;
+  const auto compare = [&text](const char* what, std::uint64_t there, std::uint64_t here) {
+    if (there == here) return;
+    text += std::string(text.empty() ? "" : ", ") + what + " " + std::to_string(there) +
+            " instead of " + std::to_string(here);
+  };
+  const auto note = [&text](bool differs, const char* what) {
+    if (differs) text += std::string(text.empty() ? "" : ", ") + what;
+  };
+  compare("format version", block.version, kFormatVersion);
+  if (!text.empty()) return text;
+  compare("chunk_tokens", block.chunk_tokens, wanted.chunk_tokens);
+  compare("unit bytes", block.unit_bytes, wanted.unit_bytes);
+  compare("world size", block.world_size, wanted.world_size);
+  compare("rank", block.rank, wanted.rank);
+  note(block.layout_digest != wanted.layout_digest,
+       "another KV layout (layers, row size or dtype)");
+  if (text.empty()) compare("capacity in units", block.capacity_units, wanted.capacity_units);
+  note(group_id.has_value() && block.group_id != *group_id, "another group of ranks");
+  return text;
+}
+
+}  // namespace
+
+FileDescriptor::~FileDescriptor() {
+  if (fd_ >= 0) close(fd_);
+}
+
+FileDescriptor& FileDescriptor::operator=(FileDescriptor&& other) noexcept {
+  std::swap(fd_, other.fd_);
+  return *this;
+}
+
+std::string disk_file_path(const std::string& folder, std::uint32_t rank) {
+  return folder + "/rank" + std::to_string(rank) + ".radixkv";
+}
+
+DiskFile::DiskFile(const std::string& folder, const DiskShape& shape,
+                   const std::optional<Digest>& group_id)
+    : shape_(shape), path_(disk_file_path(folder, shape.rank)) {
+  make_folder(folder);
+  lock(folder);
+  if (access(path_.c_str(), F_OK) != 0) {
+    create(group_id);
+    sync_folder(folder);
+  }
+  open_existing(group_id);
+}
+
+bool DiskFile::is_whole() const {
+  struct stat status {};
+  return fstat(fd_.get(), &status) == 0 && status.st_nlink > 0 &&
+         status.st_size >= shape_.file_bytes();
+}
+
+void DiskFile::lock(const std::string& folder) {
+  const std::string path = folder + "/rank" + std::to_string(shape_.rank) + ".lock";
+  lock_ = open_or_fail(path, O_RDWR | O_CREAT);
+  if (flock(lock_.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK) fail_errno("locking", path, errno);
+    fail(Kind::kLocked, folder + " is used by process " + read_pid(lock_.get()) +
+                            ": stop that process or give this one another disk.path");
+  }
+  const std::string pid = std::to_string(getpid());
+  if (ftruncate(lock_.get(), 0) != 0 ||
+      pwrite(lock_.get(), pid.data(), pid.size(), 0) != static_cast<ssize_t>(pid.size())) {
+    fail_errno("writing", path, errno);
+  }
+}
+
+void DiskFile::create(const std::optional<Digest>& group_id) {
+  const std::string temporary_path = path_ + ".new";
+  unlink(temporary_path.c_str());
+  const FileDescriptor fd = open_or_fail(temporary_path, O_RDWR | O_CREAT | O_EXCL);
+  try {
+    preallocate(fd.get(), temporary_path);
+    const auto block = std::make_unique<Superblock>(
+        make_superblock(shape_, group_id.has_value() ? *group_id : random_digest()));
+    if (pwrite(fd.get(), block.get(), sizeof(Superblock), 0) !=
+            static_cast<ssize_t>(sizeof(Superblock)) ||
+        fsync(fd.get()) != 0 || rename(temporary_path.c_str(), path_.c_str()) != 0) {
+      fail_errno("writing", temporary_path, errno);
+    }
+  } catch (...) {
+    unlink(temporary_path.c_str());
+    throw;
+  }
+  created_ = true;
+}
+
+void DiskFile::preallocate(int fd, const std::string& temporary_path) {
+  const std::int64_t wanted = shape_.file_bytes();
+  struct statvfs device {};
+  const bool known = fstatvfs(fd, &device) == 0;
+  const std::uint64_t free_bytes = known ? std::uint64_t{device.f_bavail} * device.f_frsize : 0;
+  const auto fail_full = [&] {
+    fail(Kind::kOther, "no room for " + path_ + ": " + std::to_string(wanted) + " bytes wanted, " +
+                           std::to_string(free_bytes) +
+                           " free: free some or make disk.size smaller");
+  };
+  if (known && free_bytes < static_cast<std::uint64_t>(wanted)) fail_full();
+  if (fallocate(fd, 0, 0, wanted) == 0) return;
+  if (errno == ENOSPC || errno == EDQUOT || errno == EFBIG) fail_full();
+  if (errno != EOPNOTSUPP && errno != ENOSYS) fail_errno("preallocating", temporary_path, errno);
+  preallocated_ = false;
+  if (ftruncate(fd, wanted) != 0) fail_errno("sizing", temporary_path, errno);
+}
+
+void DiskFile::open_existing(const std::optional<Digest>& group_id) {
+  const Superblock block = read_superblock(open_or_fail(path_, O_RDONLY).get(), path_);
+  const std::string differs = differences(block, shape_, group_id);
+  if (!differs.empty()) {
+    fail(Kind::kFormat, path_ + " was written with " + differs +
+                            ": give disk.path another folder, or delete the file to begin anew");
+  }
+  group_id_ = block.group_id;
+  const int fd = open(path_.c_str(), O_RDWR | O_DIRECT | O_CLOEXEC);
+  direct_ = fd >= 0;
+  fd_ = direct_ ? FileDescriptor(fd) : open_or_fail(path_, O_RDWR);
+  struct stat status {};
+  if (fstat(fd_.get(), &status) != 0) fail_errno("reading", path_, errno);
+  // Cut short since, by hand or by a file system that lost it: what is missing reads as failures,
+  // and room for new chunks is made again.
+  if (status.st_size < shape_.file_bytes()) preallocate(fd_.get(), path_);
+}
+
+FoundFile open_for_inspection(const std::string& path) {
+  FoundFile found;
+  found.path = path;
+  found.fd = open_or_fail(path, O_RDONLY);
+  const Superblock block = read_superblock(found.fd.get(), path);
+  found.shape = shape_of(block);
+  found.group_id = block.group_id;
+  found.version = block.version;
+  if (block.version != kFormatVersion) {
+    fail(Kind::kFormat, path + " has format version " + std::to_string(block.version) +
+                            ", this program reads " + std::to_string(kFormatVersion));
+  }
+  return found;
+}
+
+}  // namespace radixkv
