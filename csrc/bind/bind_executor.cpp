@@ -1,7 +1,265 @@
+// The data plane for Python: checks what numpy hands over, then calls. radixkv/executor.py is its
+// typed face.
+#include <pybind11/functional.h>
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+#include <pybind11/typing.h>
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <optional>
+#include <stdexcept>
+#include <string>
+
+#include "bind/disk_arrays.h"
 #include "bind/parts.h"
+#include "core/tier_failure.h"
+#include "disk/inspection.h"
+#include "exec/executor.h"
 
 namespace radixkv::bind {
 
-void bind_executor(pybind11::module_&) {}
+namespace py = pybind11;
+using namespace pybind11::literals;
+
+namespace {
+
+template <typename Value>
+using Array = py::array_t<Value, py::array::c_style>;
+
+template <typename Value>
+std::span<const Value> view(const Array<Value>& array) {
+  return {array.data(), static_cast<std::size_t>(array.size())};
+}
+
+// numpy's record type is checked by executor.py once for all; here only what a wrong read could
+// come from.
+std::span<const ChunkRef> view_chunks(const py::array& chunks) {
+  if (chunks.ndim() != 1 || chunks.itemsize() != sizeof(ChunkRef) ||
+      !(chunks.flags() & py::array::c_style)) {
+    throw std::invalid_argument("chunks: expected a contiguous array of CHUNK_DTYPE");
+  }
+  return {static_cast<const ChunkRef*>(chunks.data()), static_cast<std::size_t>(chunks.size())};
+}
+
+CompletionQueue::Clock::duration timeout(double seconds) {
+  // About three years: far, and far from overflowing.
+  const std::chrono::duration<double> bounded(std::clamp(seconds, 0.0, 1e8));
+  return std::chrono::duration_cast<CompletionQueue::Clock::duration>(bounded);
+}
+
+void translate_tier_failure(std::exception_ptr pointer) {
+  try {
+    if (pointer) std::rethrow_exception(pointer);
+  } catch (const TierFailure& failure) {
+    const char* name = "TierError";
+    if (failure.kind() == TierFailure::Kind::kLocked) name = "TierLockedError";
+    if (failure.kind() == TierFailure::Kind::kFormat) name = "TierFormatError";
+    const py::object type = py::module_::import("radixkv.errors").attr(name);
+    const py::object error = type(failure.tier(), failure.op(), failure.what());
+    PyErr_SetObject(type.ptr(), error.ptr());
+  }
+}
+
+py::typing::List<py::typing::Tuple<py::int_, py::int_, py::int_>> to_tuples(
+    const std::vector<Completion>& completions) {
+  py::typing::List<py::typing::Tuple<py::int_, py::int_, py::int_>> list;
+  for (const Completion& completion : completions) {
+    list.append(py::make_tuple(completion.command_id, completion.num_ok,
+                               static_cast<int>(completion.status)));
+  }
+  return list;
+}
+
+Fields to_dict(const KindStats& stats) {
+  return py::dict("num_queued"_a = stats.num_queued, "num_commands"_a = stats.num_commands,
+                  "num_chunks"_a = stats.num_chunks, "num_bytes"_a = stats.num_bytes,
+                  "num_failed"_a = stats.num_failed, "num_corrupt"_a = stats.num_corrupt,
+                  "num_full"_a = stats.num_full, "recent_gbps"_a = stats.recent_bytes_per_s / 1e9);
+}
+
+void attach(Executor& executor, const Array<std::uint64_t>& addresses,
+            const Array<std::int64_t>& strides, std::int64_t num_slots) {
+  EngineView engine;
+  for (const std::uint64_t address : view(addresses)) {
+    engine.addresses.push_back(reinterpret_cast<std::byte*>(address));
+  }
+  engine.strides.assign(view(strides).begin(), view(strides).end());
+  engine.num_slots = num_slots;
+  executor.attach(std::move(engine));
+}
+
+std::unique_ptr<Executor> make_executor(const ExecutorOptions& options,
+                                        const std::optional<DiskOptions>& disk,
+                                        const std::function<void(std::int64_t)>& progress) {
+  // The callable that came from Python takes the GIL by itself when it is called.
+  const py::gil_scoped_release unlock;
+  return std::make_unique<Executor>(options, disk, progress);
+}
+
+Fields pool_facts(const Executor& executor) {
+  const PinnedPool& pool = executor.pool();
+  return py::dict("pinned"_a = pool.pinned(), "pin_reason"_a = pool.pin_reason(),
+                  "hugepages"_a = pool.hugepages(), "numa_bound"_a = pool.numa_bound(),
+                  "prefault_s"_a = pool.prefault_s());
+}
+
+std::optional<Fields> disk_facts(Executor& executor) {
+  DiskTier* disk = executor.disk();
+  if (disk == nullptr) return std::nullopt;
+  return py::dict("path"_a = disk->file().path(), "created"_a = disk->file().created(),
+                  "direct"_a = disk->file().direct(),
+                  "preallocated"_a = disk->file().preallocated(), "io_engine"_a = disk->io_engine(),
+                  "registered_buffers"_a = disk->has_registered_buffers(),
+                  "io_note"_a = disk->io_note());
+}
+
+// Gives the arrays and lets go of the native copy.
+std::optional<Fields> take_restored(Executor& executor) {
+  DiskTier* disk = executor.disk();
+  if (disk == nullptr) return std::nullopt;
+  const RecoveredChunks recovered = std::move(disk->recovered());
+  disk->recovered() = {};
+  return restored_fields(recovered, disk->file().group_id());
+}
+
+void bind_options(py::module_& module) {
+  py::class_<ExecutorOptions>(module, "ExecutorOptions")
+      .def(py::init<>())
+      .def_readwrite("num_layers", &ExecutorOptions::num_layers)
+      .def_readwrite("num_kv", &ExecutorOptions::num_kv)
+      .def_readwrite("row_bytes", &ExecutorOptions::row_bytes)
+      .def_readwrite("chunk_tokens", &ExecutorOptions::chunk_tokens)
+      .def_readwrite("unit_bytes", &ExecutorOptions::unit_bytes)
+      .def_readwrite("memory_units", &ExecutorOptions::memory_units)
+      .def_readwrite("num_copy_threads", &ExecutorOptions::num_copy_threads)
+      .def_readwrite("copies_rows", &ExecutorOptions::copies_rows)
+      .def_property(
+          "hugepages", [](const ExecutorOptions& self) { return self.pool.hugepages; },
+          [](ExecutorOptions& self, bool value) { self.pool.hugepages = value; })
+      .def_property(
+          "numa_node", [](const ExecutorOptions& self) { return self.pool.numa_node; },
+          [](ExecutorOptions& self, int value) { self.pool.numa_node = value; })
+      .def_property(
+          "pin", [](const ExecutorOptions& self) { return self.pool.pin; },
+          [](ExecutorOptions& self, bool value) { self.pool.pin = value; });
+
+  py::class_<DiskOptions>(module, "DiskOptions")
+      .def(py::init<>())
+      .def_readwrite("folder", &DiskOptions::folder)
+      .def_readwrite("group_durable", &DiskOptions::group_durable)
+      .def_readwrite("allow_uring", &DiskOptions::allow_uring)
+      .def_readwrite("sync_bytes", &DiskOptions::sync_bytes)
+      .def_readwrite("sync_interval_s", &DiskOptions::sync_interval_s)
+      .def_readwrite("piece_bytes", &DiskOptions::piece_bytes)
+      .def_readwrite("depth", &DiskOptions::depth)
+      .def("set_group_id", [](DiskOptions& self,
+                              const py::bytes& id) { self.group_id = to_digest("group_id", id); })
+      .def("set_shape",
+           [](DiskOptions& self, const py::bytes& layout_digest, std::uint32_t unit_bytes,
+              std::uint32_t chunk_tokens, std::uint32_t capacity_units, std::uint32_t world_size,
+              std::uint32_t rank) {
+             self.shape = {to_digest("layout_digest", layout_digest),
+                           unit_bytes,
+                           chunk_tokens,
+                           capacity_units,
+                           world_size,
+                           rank};
+           });
+  module.def("disk_units_that_fit", &DiskShape::units_that_fit, "capacity_bytes"_a, "unit_bytes"_a);
+}
+
+void bind_inspection(py::module_& module) {
+  py::class_<Inspection>(module, "DiskInspection")
+      .def(py::init<const std::string&>(), "path"_a, py::call_guard<py::gil_scoped_release>())
+      .def("facts",
+           [](const Inspection& self) -> Fields {
+             const DiskShape& shape = self.file().shape;
+             return py::dict("format_version"_a = self.file().version,
+                             "layout_digest"_a = to_bytes(shape.layout_digest),
+                             "unit_bytes"_a = shape.unit_bytes,
+                             "chunk_tokens"_a = shape.chunk_tokens,
+                             "capacity_units"_a = shape.capacity_units,
+                             "world_size"_a = shape.world_size, "rank"_a = shape.rank);
+           })
+      .def("restored",
+           [](const Inspection& self) {
+             return restored_fields(self.recovered(), self.file().group_id);
+           })
+      .def("verify", &Inspection::verify, "index"_a, py::call_guard<py::gil_scoped_release>());
+}
+
+}  // namespace
+
+void bind_executor(py::module_& module) {
+  py::register_exception_translator(&translate_tier_failure);
+  bind_options(module);
+  bind_inspection(module);
+
+  py::enum_<CommandKind>(module, "CommandKind")
+      .value("STORE", CommandKind::kStore)
+      .value("LOAD", CommandKind::kLoad)
+      .value("SPILL", CommandKind::kSpill)
+      .value("FETCH", CommandKind::kFetch)
+      .value("CLEAR", CommandKind::kClear);
+
+  py::class_<Executor>(module, "Executor")
+      .def(py::init(&make_executor), "options"_a, "disk"_a, "progress"_a)
+      .def("attach", &attach, "addresses"_a.noconvert(), "strides"_a.noconvert(), "num_slots"_a)
+      .def(
+          "submit_copy",
+          [](Executor& self, CommandKind kind, std::int64_t command_id, const py::array& chunks,
+             const Array<std::int64_t>& slots) {
+            self.submit_copy(kind, command_id, view_chunks(chunks), view(slots));
+          },
+          "kind"_a, "command_id"_a, "chunks"_a.noconvert(), "slots"_a.noconvert())
+      .def(
+          "submit_spill",
+          [](Executor& self, std::int64_t command_id, const py::array& chunks,
+             const Array<Token>& tokens, const py::bytes& namespace_digest,
+             std::uint64_t sequence) {
+            self.submit_spill(command_id, view_chunks(chunks), view(tokens),
+                              to_digest("namespace", namespace_digest), sequence);
+          },
+          "command_id"_a, "chunks"_a.noconvert(), "tokens"_a.noconvert(), "namespace"_a,
+          "sequence"_a)
+      .def(
+          "submit_disk",
+          [](Executor& self, CommandKind kind, std::int64_t command_id, const py::array& chunks) {
+            self.submit_disk(kind, command_id, view_chunks(chunks));
+          },
+          "kind"_a, "command_id"_a, "chunks"_a.noconvert())
+      .def(
+          "poll", [](Executor& self, std::size_t max) { return to_tuples(self.poll(max)); },
+          "max"_a)
+      .def(
+          "wait", [](Executor& self, double timeout_s) { self.wait(timeout(timeout_s)); },
+          "timeout_s"_a, py::call_guard<py::gil_scoped_release>())
+      .def("wait_layer", &Executor::wait_layer, "command_id"_a, "layer"_a, "timeout_s"_a,
+           py::call_guard<py::gil_scoped_release>())
+      .def("layers_done", &Executor::layers_done, "command_id"_a)
+      .def(
+          "kind_stats",
+          [](const Executor& self, CommandKind kind) { return to_dict(self.kind_stats(kind)); },
+          "kind"_a)
+      .def("pool_facts", &pool_facts)
+      .def("disk_facts", &disk_facts)
+      .def("take_restored", &take_restored)
+      .def(
+          "read_memory",
+          [](const Executor& self, std::int64_t offset_units, std::int64_t num_bytes) {
+            const auto range = self.read_memory(offset_units, num_bytes);
+            return py::bytes(reinterpret_cast<const char*>(range.data()), range.size());
+          },
+          "offset_units"_a, "num_bytes"_a)
+      .def(
+          "inject_fault",
+          [](Executor& self, CommandKind kind, std::int64_t nth, bool fail, double delay_s) {
+            self.inject_fault({kind, nth, fail, delay_s});
+          },
+          "kind"_a, "nth"_a, "fail"_a, "delay_s"_a)
+      .def("close", &Executor::close, "drain_s"_a, py::call_guard<py::gil_scoped_release>());
+}
 
 }  // namespace radixkv::bind

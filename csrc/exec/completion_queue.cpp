@@ -1,0 +1,106 @@
+#include "exec/completion_queue.h"
+
+#include <algorithm>
+
+namespace radixkv {
+namespace {
+
+// How much of the past counts in the recent rate: about the last five commands.
+constexpr double kDecay = 0.8;
+
+}  // namespace
+
+void CompletionQueue::submitted(CommandKind kind, std::int64_t command_id, Clock::duration delay) {
+  const std::lock_guard lock(mutex_);
+  Lane& lane = lanes_[static_cast<std::size_t>(kind)];
+  lane.entries.push_back({command_id, Clock::now(), delay});
+  ++lane.stats.num_queued;
+}
+
+void CompletionQueue::ended(CommandKind kind, const Completion& completion,
+                            std::int64_t num_bytes) {
+  const std::lock_guard lock(mutex_);
+  Lane& lane = lanes_[static_cast<std::size_t>(kind)];
+  const auto entry =
+      std::find_if(lane.entries.begin(), lane.entries.end(), [&](const Entry& candidate) {
+        return candidate.command_id == completion.command_id && !candidate.has_ended;
+      });
+  entry->has_ended = true;
+  entry->completion = completion;
+  entry->visible_at = Clock::now() + entry->delay;
+  count(&lane, *entry, num_bytes);
+  num_ended_.fetch_add(1, std::memory_order_release);
+  changed_.notify_all();
+}
+
+void CompletionQueue::count(Lane* lane, const Entry& entry, std::int64_t num_bytes) {
+  KindStats& stats = lane->stats;
+  --stats.num_queued;
+  ++stats.num_commands;
+  stats.num_chunks += entry.completion.num_ok;
+  stats.num_bytes += num_bytes;
+  if (entry.completion.status == CompletionStatus::kFailed) ++stats.num_failed;
+  if (entry.completion.status == CompletionStatus::kCorrupt) ++stats.num_corrupt;
+  if (entry.completion.status == CompletionStatus::kFull) ++stats.num_full;
+  const Clock::time_point now = Clock::now();
+  if (num_bytes > 0) {
+    // Commands overlap: time that an earlier one of the kind has taken is not counted again.
+    const std::chrono::duration<double> taken = now - std::max(entry.begun, lane->last_end);
+    lane->recent_bytes = kDecay * lane->recent_bytes + static_cast<double>(num_bytes);
+    lane->recent_s = kDecay * lane->recent_s + taken.count();
+    if (lane->recent_s > 0) stats.recent_bytes_per_s = lane->recent_bytes / lane->recent_s;
+  }
+  lane->last_end = now;
+}
+
+CompletionQueue::Clock::time_point CompletionQueue::release() {
+  const Clock::time_point now = Clock::now();
+  Clock::time_point next = Clock::time_point::max();
+  for (Lane& lane : lanes_) {
+    while (!lane.entries.empty() && lane.entries.front().has_ended) {
+      const Entry& entry = lane.entries.front();
+      if (entry.visible_at > now) {
+        next = std::min(next, entry.visible_at);
+        break;
+      }
+      ready_.push_back(entry.completion);
+      lane.entries.pop_front();
+    }
+  }
+  return next;
+}
+
+std::vector<Completion> CompletionQueue::poll(std::size_t max) {
+  std::vector<Completion> completions;
+  if (num_ended_.load(std::memory_order_acquire) == 0) return completions;
+  const std::lock_guard lock(mutex_);
+  release();
+  const auto end = ready_.begin() + static_cast<std::ptrdiff_t>(std::min(max, ready_.size()));
+  completions.assign(ready_.begin(), end);
+  ready_.erase(ready_.begin(), end);
+  num_ended_.fetch_sub(static_cast<std::int64_t>(completions.size()), std::memory_order_relaxed);
+  return completions;
+}
+
+void CompletionQueue::wait(Clock::duration timeout) {
+  const Clock::time_point until = Clock::now() + timeout;
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    const Clock::time_point next = release();
+    if (!ready_.empty() || interrupted_ || Clock::now() >= until) return;
+    changed_.wait_until(lock, std::min(until, next));
+  }
+}
+
+void CompletionQueue::interrupt() {
+  const std::lock_guard lock(mutex_);
+  interrupted_ = true;
+  changed_.notify_all();
+}
+
+KindStats CompletionQueue::stats(CommandKind kind) const {
+  const std::lock_guard lock(mutex_);
+  return lanes_[static_cast<std::size_t>(kind)].stats;
+}
+
+}  // namespace radixkv

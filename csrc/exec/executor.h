@@ -1,0 +1,114 @@
+// Executor is one rank's data plane: it owns the pinned pool and the disk file, executes commands
+// on threads of its own and reports how they ended. It decides nothing.
+//
+//   submit ─┬─ store, load ────────▶ copy threads ─┐
+//           └─ spill, fetch, clear ▶ disk thread ──┴─▶ completions ─▶ poll
+//
+// Invariant: a chunk's bytes are only read while its extent carries its tag (UnitTags).
+//
+// Thread safety: `wait_layer`, `layers_done`, `poll`, `wait` and `kind_stats` from any thread; the
+// rest from one thread at a time. Destruction ends everything.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "core/unit_tags.h"
+#include "disk/disk_tier.h"
+#include "exec/completion_queue.h"
+#include "exec/copy_job.h"
+#include "exec/copy_threads.h"
+#include "exec/load_board.h"
+#include "memory/pinned_pool.h"
+
+namespace radixkv {
+
+struct ExecutorOptions {
+  std::int64_t num_layers = 0;
+  std::int64_t num_kv = 0;
+  std::int64_t row_bytes = 0;
+  std::int64_t chunk_tokens = 0;
+  std::int64_t unit_bytes = 0;
+  std::int64_t memory_units = 0;
+  PoolOptions pool;  // num_bytes is set from memory_units
+  int num_copy_threads = 2;
+  bool copies_rows = true;  // false only to measure what a command costs beside its bytes
+};
+
+// What a test wants to go wrong: the `nth` command of a kind from now (1 is the next) fails without
+// being begun, or its completion comes late.
+struct InjectedFault {
+  CommandKind kind = CommandKind::kStore;
+  std::int64_t nth = 1;
+  bool fail = false;
+  double delay_s = 0;
+};
+
+class Executor {
+ public:
+  // Throws TierFailure. A disk tier is opened where `disk` is given.
+  Executor(const ExecutorOptions& options, std::optional<DiskOptions> disk,
+           const PoolProgress& progress = {});
+  ~Executor();
+  Executor(const Executor&) = delete;
+  Executor& operator=(const Executor&) = delete;
+
+  // Says where the engine keeps KV. The memory stays until another is attached or the executor is
+  // closed. Throws std::invalid_argument where it does not fit the layout or copies are on their
+  // way.
+  void attach(EngineView engine);
+
+  // Queue a command. The arrays are copied. They never wait for I/O; throw std::invalid_argument
+  // where the command does not make sense.
+  void submit_copy(CommandKind kind, std::int64_t command_id, std::span<const ChunkRef> chunks,
+                   std::span<const std::int64_t> slots);
+  void submit_spill(std::int64_t command_id, std::span<const ChunkRef> chunks,
+                    std::span<const Token> tokens, const Digest& namespace_digest,
+                    std::uint64_t sequence);
+  void submit_disk(CommandKind kind, std::int64_t command_id, std::span<const ChunkRef> chunks);
+
+  std::vector<Completion> poll(std::size_t max) { return completions_.poll(max); }
+  void wait(CompletionQueue::Clock::duration timeout) { completions_.wait(timeout); }
+  bool wait_layer(std::int64_t command_id, std::int64_t layer, double timeout_s);
+  std::int64_t layers_done(std::int64_t command_id) const { return board_.layers_done(command_id); }
+
+  KindStats kind_stats(CommandKind kind) const { return completions_.stats(kind); }
+  const PinnedPool& pool() const { return pool_; }
+  DiskTier* disk() { return disk_.get(); }  // null where there is none
+
+  // The bytes of `num_bytes` from a unit on, for tests.
+  std::span<const std::byte> read_memory(std::int64_t offset_units, std::int64_t num_bytes) const;
+
+  void inject_fault(const InjectedFault& fault);
+
+  // Finishes what is queued until `drain_s` is over, fails the rest, syncs and unlocks the disk.
+  // What has ended can still be polled. Idempotent.
+  void close(double drain_s);
+
+ private:
+  void check_open() const;
+  void check_chunks(std::span<const ChunkRef> chunks, bool in_memory, bool on_disk) const;
+  void check_slots(std::span<const ChunkRef> chunks, std::span<const std::int64_t> slots) const;
+  InjectedFault take_fault(CommandKind kind);
+  void submit_to_disk(DiskCommand command);
+  void copy_ended(const CopyJob& job);
+
+  const ExecutorOptions options_;
+  PinnedPool pool_;
+  UnitTags tags_;
+  LoadBoard board_;
+  CompletionQueue completions_;
+  CopyContext context_;
+  std::shared_ptr<const EngineView> engine_;
+  std::vector<InjectedFault> faults_;
+  bool closed_ = false;
+  std::unique_ptr<DiskTier> disk_;
+  std::unique_ptr<CopyThreads> copies_;  // last: its threads use all of the above
+};
+
+}  // namespace radixkv

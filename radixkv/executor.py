@@ -1,0 +1,338 @@
+"""The data plane of one rank: commands in, completions out.
+
+    submit ─┬─ Store, Load ────────▶ copy threads ─┐
+            └─ Spill, Fetch, Clear ▶ disk thread ──┴─▶ completions ─▶ poll
+
+All threads are native and never take the GIL. The executor decides nothing: which chunk lies where
+is the control plane's affair, and a command says it all.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from radixkv import _native
+from radixkv.commands import (
+    CHUNK_DTYPE,
+    ChunkArray,
+    Clear,
+    Command,
+    Completion,
+    CompletionStatus,
+    Fetch,
+    Load,
+    Spill,
+    Store,
+)
+from radixkv.layout import EngineMemory, KVLayout
+from radixkv.tiers.disk import DiskOptions, RestoredChunks
+
+logger = logging.getLogger(__name__)
+
+_KINDS = {
+    Store: _native.CommandKind.STORE,
+    Load: _native.CommandKind.LOAD,
+    Spill: _native.CommandKind.SPILL,
+    Fetch: _native.CommandKind.FETCH,
+    Clear: _native.CommandKind.CLEAR,
+}
+_STATUSES = tuple(CompletionStatus)
+
+
+@dataclass(frozen=True, slots=True)
+class KindStats:
+    """What one kind of command has done so far.
+
+    Attributes:
+        num_queued: Commands submitted and not yet ended.
+        num_commands: Commands ended.
+        num_chunks: Chunks done.
+        num_bytes: Bytes done; on disk with the padding of the extents.
+        num_failed: Commands that ended with FAILED.
+        num_corrupt: Commands that ended with CORRUPT.
+        num_full: Commands that ended with FULL.
+        recent_gbps: Rate over about the last five commands, counting the time while any was on its
+            way; 0 before the first.
+    """
+
+    num_queued: int
+    num_commands: int
+    num_chunks: int
+    num_bytes: int
+    num_failed: int
+    num_corrupt: int
+    num_full: int
+    recent_gbps: float
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorStats:
+    """`KindStats` of each kind of command."""
+
+    store: KindStats
+    load: KindStats
+    spill: KindStats
+    fetch: KindStats
+    clear: KindStats
+
+
+class Executor:
+    """Owns one rank's memory and disk tier and moves bytes between them and the engine.
+
+    Args:
+        layout: Shape of a token's KV on this rank.
+        chunk_tokens: Tokens of a full chunk, 1 to 512.
+        memory_bytes: Size of the memory tier, rounded down to whole units. Allocated and faulted in
+            here.
+        disk: How to open the disk tier, or None for none.
+        num_copy_threads: Threads that store and load.
+        hugepages: Ask for huge pages.
+        numa: NUMA node to bind the memory to, or -1.
+        pin: Pin the memory for the GPU, where there is a CUDA driver.
+        copies_rows: False leaves the copying out of stores and loads: only to measure what else
+            they cost.
+
+    Raises:
+        ValueError: A size is out of range.
+        TierError: Memory cannot be had, or the disk tier cannot be opened.
+        TierLockedError: Another process uses the disk tier's folder.
+        TierFormatError: The folder holds another layout or version.
+    """
+
+    def __init__(
+        self,
+        layout: KVLayout,
+        *,
+        chunk_tokens: int = 64,
+        memory_bytes: int,
+        disk: DiskOptions | None = None,
+        num_copy_threads: int = 2,
+        hugepages: bool = True,
+        numa: int = -1,
+        pin: bool = True,
+        copies_rows: bool = True,
+    ) -> None:
+        if not 1 <= chunk_tokens <= 512:
+            raise ValueError(f"chunk_tokens: expected 1 … 512, got {chunk_tokens}")
+        if num_copy_threads < 1:
+            raise ValueError(f"num_copy_threads: expected at least 1, got {num_copy_threads}")
+        self.layout = layout
+        self.chunk_tokens = chunk_tokens
+        self.unit_bytes = layout.unit_bytes(chunk_tokens)
+        self.memory_units = memory_bytes // self.unit_bytes
+        if self.memory_units < 1:
+            raise ValueError(
+                f"memory_bytes: expected at least one unit of {self.unit_bytes}, got {memory_bytes}"
+            )
+        self.disk_units = 0
+        options = _native.ExecutorOptions()
+        options.num_layers = layout.num_layers
+        options.num_kv = layout.num_kv
+        options.row_bytes = layout.row_bytes
+        options.chunk_tokens = chunk_tokens
+        options.unit_bytes = self.unit_bytes
+        options.memory_units = self.memory_units
+        options.num_copy_threads = num_copy_threads
+        options.copies_rows = copies_rows
+        options.hugepages = hugepages
+        options.numa_node = numa
+        options.pin = pin
+        native_disk = None if disk is None else self._native_disk_options(disk)
+        self._native = _native.Executor(options, native_disk, self._log_progress)
+        self._engine_memory: EngineMemory | None = None
+        restored = self._native.take_restored()
+        self.restored = None if restored is None else RestoredChunks.from_fields(restored)
+        """What the disk tier held when it was opened; None without a disk tier."""
+        self._pool_facts = self._native.pool_facts()
+        self._disk_facts = self._native.disk_facts()
+        self._log_start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def attach(self, engine_memory: EngineMemory) -> None:
+        """Say where the engine keeps KV. Needed before the first `Store` or `Load`.
+
+        The executor keeps `engine_memory`, and with it its owner, until another one is attached or
+        it is closed.
+
+        Raises:
+            ValueError: It does not fit the layout, or stores or loads are on their way.
+            TypeError: An array has another dtype.
+        """
+        self._native.attach(
+            engine_memory.addresses, engine_memory.strides_bytes, engine_memory.num_slots
+        )
+        self._engine_memory = engine_memory
+
+    def submit(self, command: Command) -> None:
+        """Queue a command. Returns at once; the command's arrays are copied.
+
+        Commands of one kind end in the order of submission. A `Store` covers whole chunks.
+
+        Raises:
+            ValueError: The command makes no sense: an extent outside its tier, slots outside the
+                engine's memory, arrays whose lengths do not agree, no disk tier, a closed executor.
+            TypeError: An array has another dtype.
+        """
+        chunks = _check_chunks(command.chunks)
+        if isinstance(command, Store | Load):
+            kind = _KINDS[type(command)]
+            self._native.submit_copy(kind, command.command_id, chunks, command.slots)
+        elif isinstance(command, Spill):
+            self._native.submit_spill(
+                command.command_id, chunks, command.tokens, command.namespace, command.sequence
+            )
+        else:
+            self._native.submit_disk(_KINDS[type(command)], command.command_id, chunks)
+
+    def poll(self, max_completions: int = 1024) -> list[Completion]:
+        """Take out completions that are there; under a microsecond when there are none."""
+        found = self._native.poll(max_completions)
+        return [Completion(id, num_ok, _STATUSES[status]) for id, num_ok, status in found]
+
+    def wait(self, timeout_s: float) -> None:
+        """Block, without the GIL, until a completion can be polled or the time is over."""
+        self._native.wait(timeout_s)
+
+    def wait_layer(self, command_id: int, layer: int, timeout_s: float) -> bool:
+        """Block, without the GIL, until a load has copied a layer of all its tokens.
+
+        Returns:
+            True once the layer is there; False if the load failed or the time is over first.
+
+        Raises:
+            ValueError: No such layer, or no such load among those not ended and the last 4,096 that
+                did.
+        """
+        return bool(self._native.wait_layer(command_id, layer, timeout_s))
+
+    def layers_done(self, command_id: int) -> int:
+        """How many layers of a load are there, counted from the first. Raises as `wait_layer`."""
+        return int(self._native.layers_done(command_id))
+
+    def stats(self) -> ExecutorStats:
+        """Count what was done so far."""
+        kinds = (KindStats(**self._native.kind_stats(kind)) for kind in _KINDS.values())
+        return ExecutorStats(*kinds)
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the memory tier is pinned for a GPU."""
+        return bool(self._pool_facts["pinned"])
+
+    @property
+    def io_engine(self) -> str | None:
+        """What moves the disk tier's bytes: "io_uring" or "threads"; None without a disk tier."""
+        return None if self._disk_facts is None else str(self._disk_facts["io_engine"])
+
+    def read_memory(self, offset_units: int, num_bytes: int) -> bytes:
+        """Copy bytes out of the memory tier, for tests.
+
+        Raises:
+            ValueError: The range is outside the tier.
+        """
+        return bytes(self._native.read_memory(offset_units, num_bytes))
+
+    def inject_fault(
+        self, kind: type[Command], *, nth: int = 1, fail: bool = False, delay_s: float = 0.0
+    ) -> None:
+        """Make a command go wrong, for tests.
+
+        Args:
+            kind: Class of the command.
+            nth: Which one from now on; 1 is the next of its kind.
+            fail: It ends with FAILED without being begun.
+            delay_s: Its completion, and those of its kind behind it, come so much later.
+        """
+        self._native.inject_fault(_KINDS[kind], nth, fail, delay_s)
+
+    def close(self, drain_s: float = 10.0) -> None:
+        """End: finish what is queued for a while, fail the rest, sync and unlock the disk tier.
+
+        Afterwards the engine's memory is not touched any more. Completions can still be polled.
+        Idempotent.
+
+        Args:
+            drain_s: How long queued commands may go on. What is on its way then is awaited all the
+                same.
+        """
+        self._native.close(drain_s)
+        self._engine_memory = None
+
+    def _native_disk_options(self, disk: DiskOptions) -> _native.DiskOptions:
+        self.disk_units = _native.disk_units_that_fit(disk.capacity_bytes, self.unit_bytes)
+        if self.disk_units < 1:
+            raise ValueError(
+                f"capacity_bytes: expected room for at least one unit of {self.unit_bytes} and its"
+                f" header, got {disk.capacity_bytes}"
+            )
+        options = _native.DiskOptions()
+        options.folder = str(disk.path)
+        options.group_durable = disk.durable == "group"
+        options.allow_uring = disk.io_engine == "auto"
+        options.sync_bytes = disk.sync_bytes
+        options.sync_interval_s = disk.sync_interval_s
+        options.piece_bytes = disk.piece_bytes
+        options.depth = disk.depth
+        if disk.group_id is not None:
+            options.set_group_id(disk.group_id)
+        options.set_shape(
+            self.layout.digest(self.chunk_tokens),
+            self.unit_bytes,
+            self.chunk_tokens,
+            self.disk_units,
+            disk.world_size,
+            disk.rank,
+        )
+        return options
+
+    def _log_progress(self, done_bytes: int) -> None:
+        logger.info(
+            "memory: %.1f of %.1f GiB faulted in",
+            done_bytes / 2**30,
+            self.memory_units * self.unit_bytes / 2**30,
+        )
+
+    def _log_start(self) -> None:
+        pool = self._pool_facts
+        logger.info(
+            "memory: %.2f GiB in units of %d bytes, ready after %.2f s, huge pages %s, %s",
+            self.memory_units * self.unit_bytes / 2**30,
+            self.unit_bytes,
+            pool["prefault_s"],
+            "asked for" if pool["hugepages"] else "off",
+            "pinned" if pool["pinned"] else f"not pinned: {pool['pin_reason']}",
+        )
+        disk = self._disk_facts
+        if disk is None or self.restored is None:
+            return
+        logger.info(
+            "disk: %s %s, %.2f GiB, %s%s%s%s; %d chunks found, dropped: %s",
+            "made" if disk["created"] else "opened",
+            disk["path"],
+            self.disk_units * self.unit_bytes / 2**30,
+            disk["io_engine"],
+            " with registered buffers" if disk["registered_buffers"] else "",
+            "" if disk["direct"] else ", through the page cache (O_DIRECT was refused)",
+            f" ({disk['io_note']})" if disk["io_note"] else "",
+            len(self.restored),
+            {reason: count for reason, count in self.restored.dropped.items() if count} or "none",
+        )
+
+
+def _check_chunks(chunks: ChunkArray) -> ChunkArray:
+    if chunks.dtype != CHUNK_DTYPE:
+        raise TypeError(f"chunks: expected CHUNK_DTYPE, got {chunks.dtype}")
+    return chunks
