@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import yaml
 
@@ -20,8 +20,6 @@ from radixkv import settings
 from radixkv.errors import ConfigError
 from radixkv.settings import Setting
 from radixkv.units import GIB, MIB
-
-ENVIRONMENT_VARIABLE = "RADIXKV_CONFIG"
 
 
 def default_memory_bytes() -> int:
@@ -41,6 +39,8 @@ class CacheConfig:
     Raises:
         ConfigError: A value has the wrong type or is out of range.
     """
+
+    ENVIRONMENT_VARIABLE: ClassVar[str] = "RADIXKV_CONFIG"
 
     chunk_tokens: int = settings.integer(
         "chunk_tokens",
@@ -183,7 +183,7 @@ class CacheConfig:
     @classmethod
     def from_environment(cls) -> Self:
         """The file that the environment variable RADIXKV_CONFIG names; without it the defaults."""
-        path = os.environ.get(ENVIRONMENT_VARIABLE)
+        path = os.environ.get(cls.ENVIRONMENT_VARIABLE)
         return cls.load(path) if path else cls()
 
     @classmethod

@@ -20,7 +20,10 @@ MAX_LINES = 500
 
 # A module may import from floors below its own, and those of the ground floor from each other.
 FLOORS = (
-    {"errors", "units", "settings", "namespace", "layout", "commands", "config", "metrics"},
+    {
+        *("errors", "units", "settings", "config"),
+        *("namespace", "layout", "commands", "ticks", "metrics"),
+    },
     {"_native"},
     {"index", "tiers", "transfer"},
     {"planner", "executor"},

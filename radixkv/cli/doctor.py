@@ -15,8 +15,10 @@ from radixkv.cli.check_disk import check_disk
 from radixkv.cli.check_engines import check_engines
 from radixkv.cli.check_memory import check_memory
 from radixkv.cli.checks import Check, Status, fail, ok
-from radixkv.config import ENVIRONMENT_VARIABLE, CacheConfig
+from radixkv.config import CacheConfig
 from radixkv.errors import ConfigError
+
+VARIABLE = CacheConfig.ENVIRONMENT_VARIABLE
 
 _COLOURS = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
 
@@ -26,7 +28,7 @@ _COLOURS = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
     "--config",
     "file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help=f"Settings to check the host for; by default the file that {ENVIRONMENT_VARIABLE} names.",
+    help=f"Settings to check the host for; by default the file that {VARIABLE} names.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def doctor(file: Path | None, as_json: bool) -> None:
@@ -55,9 +57,9 @@ def run_checks(file: Path | None) -> list[Check]:
 
 
 def _check_config(file: Path | None) -> tuple[Check, CacheConfig]:
-    source = file or os.environ.get(ENVIRONMENT_VARIABLE)
+    source = file or os.environ.get(VARIABLE)
     if not source:
-        return ok("settings", f"the defaults ({ENVIRONMENT_VARIABLE} is not set)"), CacheConfig()
+        return ok("settings", f"the defaults ({VARIABLE} is not set)"), CacheConfig()
     try:
         return ok("settings", f"{source}"), CacheConfig.load(source)
     except ConfigError as error:
