@@ -48,14 +48,14 @@ lint: build  ## ruff, mypy, clang-format, and whether _native.pyi is fresh
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $(FORMATTED_CPP)
+	@$(BIN)/clang-format --dry-run -Werror $(FORMATTED_CPP)
 	.ci/native-interface --check
 
 .PHONY: format
 format: $(VENV)/.built  ## Format everything, and write _native.pyi anew
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(FORMATTED_CPP)
+	@$(BIN)/clang-format -i $(FORMATTED_CPP)
 	.ci/native-interface
 
 .PHONY: bench

@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import yaml
 
@@ -59,14 +59,14 @@ class CacheConfig:
         "the host's other work allows: it is the tier that a request is served from.",
         sample="20GiB",
     )
-    memory_numa: str = settings.choice(
+    memory_numa: Literal["local", "any"] = settings.choice(
         "memory.numa",
         "local",
         ("any",),
-        "Where that memory lies: on the NUMA node of the process (local), or wherever the kernel "
-        "puts it (any), for when one node has less than memory.size free.",
+        "Where that memory lies: on the NUMA node that the process is bound to, if it is bound to "
+        "one (local), or wherever the kernel puts it (any), for when that node has too little.",
     )
-    memory_hugepages: str = settings.choice(
+    memory_hugepages: Literal["auto", "never"] = settings.choice(
         "memory.hugepages",
         "auto",
         ("never",),
@@ -85,7 +85,7 @@ class CacheConfig:
         1 * MIB,
         "How much of the disk is used, headers included. Fixed when the folder is first used.",
     )
-    disk_durable: str = settings.choice(
+    disk_durable: Literal["group", "none"] = settings.choice(
         "disk.durable",
         "group",
         ("none",),
@@ -93,12 +93,12 @@ class CacheConfig:
         "(group), or as soon as the kernel has it (none), which is faster and loses the last "
         "seconds on power loss.",
     )
-    disk_io: str = settings.choice(
+    disk_io: Literal["auto", "threads"] = settings.choice(
         "disk.io",
         "auto",
-        ("io_uring", "threads"),
-        "How the disk is read and written. auto takes io_uring where the kernel allows it. Set it "
-        "to compare, or where io_uring is forbidden and the attempt alone raises an alarm.",
+        ("threads",),
+        "How the disk is read and written: auto takes io_uring where the kernel allows it, and "
+        "threads elsewhere. Set it to threads where the attempt alone raises an alarm.",
     )
     prefetch_budget_bytes: int = settings.size(
         "prefetch.budget",
@@ -149,7 +149,7 @@ class CacheConfig:
         "Caches with different salts share nothing. Change it to start afresh without deleting "
         "files.",
     )
-    log_level: str = settings.choice(
+    log_level: Literal["debug", "info", "warning", "error"] = settings.choice(
         "log_level",
         "info",
         ("debug", "warning", "error"),

@@ -22,7 +22,7 @@ MAX_LINES = 500
 FLOORS = (
     {
         *("errors", "units", "settings", "config"),
-        *("namespace", "layout", "commands", "ticks", "metrics"),
+        *("namespace", "layout", "commands", "ticks", "metrics", "numa"),
     },
     {"_native"},
     {"index", "tiers", "transfer"},

@@ -5,6 +5,7 @@ import click
 from radixkv.cli.calc import calc
 from radixkv.cli.configuration import config
 from radixkv.cli.doctor import doctor
+from radixkv.cli.inspect import inspect
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -23,3 +24,4 @@ def main() -> None:
 main.add_command(calc)
 main.add_command(config)
 main.add_command(doctor)
+main.add_command(inspect)
