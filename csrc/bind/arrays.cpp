@@ -1,0 +1,75 @@
+#include "bind/arrays.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace radixkv::bind {
+
+namespace {
+
+std::string type_name(py::handle object) { return Py_TYPE(object.ptr())->tp_name; }
+
+// The element type of a buffer of tokens, by its format character and width.
+TokenType token_type(const Py_buffer& buffer) {
+  const char* format = buffer.format == nullptr ? "B" : buffer.format;
+  const bool native = *format == '@' || *format == '=' || *format == '<';
+  const char kind = native ? format[1] : format[0];
+  const bool is_signed = kind == 'i' || kind == 'l' || kind == 'q';
+  const bool is_unsigned = kind == 'I' || kind == 'L';
+  if (is_signed && buffer.itemsize == 8) return TokenType::kInt64;
+  if (is_signed && buffer.itemsize == 4) return TokenType::kInt32;
+  if (is_unsigned && buffer.itemsize == 4) return TokenType::kUint32;
+  throw py::type_error(std::string("tokens: expected int32, int64 or uint32, got a buffer of '") +
+                       format + "'");
+}
+
+}  // namespace
+
+TokenArgument::TokenArgument(py::handle tokens) {
+  if (PyObject_GetBuffer(tokens.ptr(), &buffer_, PyBUF_ND | PyBUF_FORMAT) != 0) {
+    PyErr_Clear();
+    throw py::type_error(
+        "tokens: expected a contiguous buffer of int32, int64 or uint32, got " +
+        type_name(tokens));
+  }
+  try {
+    if (buffer_.ndim != 1) {
+      throw py::type_error("tokens: expected 1 dimension, got " + std::to_string(buffer_.ndim));
+    }
+    if (buffer_.len / buffer_.itemsize >= std::numeric_limits<std::int32_t>::max()) {
+      throw py::value_error("tokens: expected less than 2^31, got " +
+                            std::to_string(buffer_.len / buffer_.itemsize));
+    }
+    type_ = token_type(buffer_);
+  } catch (...) {
+    PyBuffer_Release(&buffer_);
+    throw;
+  }
+}
+
+TokenView TokenArgument::view(const py::object& limit) const {
+  auto num_tokens = static_cast<std::size_t>(buffer_.len / buffer_.itemsize);
+  if (!limit.is_none()) {
+    const auto most = limit.cast<std::int64_t>();
+    if (most < 0) throw py::value_error("limit: expected at least 0, got " + std::to_string(most));
+    num_tokens = std::min(num_tokens, static_cast<std::size_t>(most));
+  }
+  return {buffer_.buf, num_tokens, type_};
+}
+
+ChunkArgument::ChunkArgument(const py::object& chunks) {
+  const py::dtype wanted = py::dtype::of<ChunkRef>();
+  const bool is_array = py::isinstance<py::array>(chunks);
+  if (!is_array || !py::array(chunks).dtype().equal(wanted) || py::array(chunks).ndim() != 1) {
+    const std::string got =
+        is_array ? py::str(py::array(chunks).dtype()).cast<std::string>() : type_name(chunks);
+    throw py::type_error("chunks: expected a 1-d array of CHUNK_DTYPE, got " + got);
+  }
+  array_ = py::array_t<ChunkRef, py::array::c_style>::ensure(chunks);
+}
+
+py::array_t<ChunkRef> to_array(const std::vector<ChunkRef>& chunks) {
+  return py::array_t<ChunkRef>(static_cast<py::ssize_t>(chunks.size()), chunks.data());
+}
+
+}  // namespace radixkv::bind

@@ -1,0 +1,119 @@
+// ChunkTable keeps the record of every chunk. Ids are handed out in runs, so that the chunks of one prompt
+// lie side by side and the states of a long path are read as contiguous bytes.
+//
+//   states   [ r r r r r r w . | r r r … ]      one byte a chunk: all that a match reads
+//   chunks   [ 48 bytes each   |        … ]     all else
+//
+// A chunk is (parent chunk, its tokens) and never changes identity. When its slot is freed the generation
+// goes up, so that a command that names the old chunk is refused.
+// Thread safety: reads may run beside each other, a write needs the table alone.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/types.h"
+#include "index/extent_allocator.h"
+
+namespace radixkv {
+
+using NodeId = std::uint32_t;
+
+inline constexpr ChunkId kNoChunk = 0xFFFFFFFFu;
+inline constexpr NodeId kNoNode = 0xFFFFFFFFu;
+
+enum class Tier : std::uint8_t { kMemory = 0, kDisk = 1 };
+inline constexpr std::size_t kNumTiers = 2;
+inline constexpr std::array<Tier, kNumTiers> kTiers = {Tier::kMemory, Tier::kDisk};
+
+constexpr std::size_t index_of(Tier tier) { return static_cast<std::size_t>(tier); }
+
+// The bits of a chunk's state byte.
+namespace state {
+
+// Kept on the tier and complete.
+constexpr std::uint8_t ready(Tier tier) { return tier == Tier::kMemory ? 0x01 : 0x02; }
+// Kept on the tier, its bytes are still on their way.
+constexpr std::uint8_t writing(Tier tier) { return tier == Tier::kMemory ? 0x04 : 0x08; }
+constexpr std::uint8_t kept(Tier tier) {
+  return static_cast<std::uint8_t>(ready(tier) | writing(tier));
+}
+// Dropped by the caller, and there only until the last pin at or below it ends: no match sees it.
+inline constexpr std::uint8_t kDropped = 0x10;
+// In the queue of leaves of the tier.
+constexpr std::uint8_t queued(Tier tier) { return tier == Tier::kMemory ? 0x20 : 0x40; }
+// A spill failed; it is not tried again.
+inline constexpr std::uint8_t kNoSpill = 0x80;
+
+}  // namespace state
+
+struct Chunk {
+  ChunkId parent = kNoChunk;  // kNoChunk for the first of a prompt
+  NodeId node = kNoNode;      // where its last token lies
+  std::uint32_t generation = 0;
+  std::uint32_t span = 0;
+  std::array<std::uint32_t, kNumTiers> offset = {kNoExtent, kNoExtent};
+  // A full chunk counts its children that are kept on each tier. A tail has no children: its first number
+  // is the next tail of the same node instead (see next_tail).
+  std::array<std::uint32_t, kNumTiers> num_children = {0, 0};
+  std::uint64_t time = 0;  // recency: the highest admission written to it
+  std::array<std::uint16_t, kNumTiers> uses = {0, 0};
+  std::uint16_t num_tokens = 0;
+  std::uint16_t num_units = 0;
+};
+static_assert(sizeof(Chunk) == 48);
+
+class ChunkTable {
+ public:
+  explicit ChunkTable(std::uint32_t chunk_tokens);
+
+  Chunk& operator[](ChunkId id) { return chunks_[id]; }
+  const Chunk& operator[](ChunkId id) const { return chunks_[id]; }
+
+  std::uint8_t& state(ChunkId id) { return states_[id]; }
+  std::uint8_t state(ChunkId id) const { return states_[id]; }
+  bool has(ChunkId id, std::uint8_t bits) const { return (states_[id] & bits) != 0; }
+
+  // A match may end on it: ready on the tier, and not dropped.
+  bool is_visible(ChunkId id, Tier tier) const {
+    return (states_[id] & (state::ready(tier) | state::kDropped)) == state::ready(tier);
+  }
+
+  // How many of the chunks first … first + count - 1, from the front, are visible in memory; and how many
+  // are visible on any tier.
+  std::uint32_t count_in_memory(ChunkId first, std::uint32_t count) const;
+  std::uint32_t count_visible(ChunkId first, std::uint32_t count) const;
+
+  bool is_tail(ChunkId id) const { return chunks_[id].num_tokens < chunk_tokens_; }
+  std::uint32_t start(ChunkId id) const { return chunks_[id].span * chunk_tokens_; }
+  std::uint32_t end(ChunkId id) const { return start(id) + chunks_[id].num_tokens; }
+
+  // The list of tails of a node. REQUIRES: is_tail(id).
+  ChunkId next_tail(ChunkId id) const { return chunks_[id].num_children[0]; }
+  void set_next_tail(ChunkId id, ChunkId next) { chunks_[id].num_children[0] = next; }
+
+  // Takes up to `count` ids that follow each other, mostly all of them. Their records are blank.
+  Extent take(std::uint32_t count);
+  // Frees a slot; its generation goes up.
+  void give_back(ChunkId id);
+
+  // True where `id` is a chunk, and the one of that generation.
+  bool is_current(ChunkId id, std::uint32_t generation) const {
+    return id < chunks_.size() && chunks_[id].generation == generation &&
+           chunks_[id].node != kNoNode;
+  }
+
+  std::uint32_t num_chunks() const { return num_chunks_; }
+  std::uint32_t num_slots() const { return static_cast<std::uint32_t>(chunks_.size()); }
+
+ private:
+  std::uint32_t chunk_tokens_;
+  std::uint32_t num_chunks_ = 0;
+  std::vector<Chunk> chunks_;
+  std::vector<std::uint8_t> states_;
+  ExtentAllocator ids_;
+};
+
+}  // namespace radixkv

@@ -1,0 +1,54 @@
+#include "index/radix_index.h"
+
+#include <stdexcept>
+#include <string>
+
+namespace radixkv {
+
+namespace {
+
+// A disk's header region has room for one chunk in four units.
+constexpr std::uint32_t kUnitsPerHeader = 4;
+
+std::uint32_t most_chunks(const IndexConfig& config, Tier tier) {
+  if (tier == Tier::kMemory) return 0xFFFFFFFFu;
+  return config.num_units[index_of(tier)] / kUnitsPerHeader;
+}
+
+IndexConfig checked(const IndexConfig& config) {
+  const auto require = [](bool holds, const char* wanted, std::int64_t got) {
+    if (!holds) throw std::invalid_argument(wanted + std::string(", got ") + std::to_string(got));
+  };
+  require(config.chunk_tokens >= 1 && config.chunk_tokens <= 512,
+          "chunk_tokens: expected 1 … 512", config.chunk_tokens);
+  require(config.token_bytes >= 1, "token_bytes: expected at least 1", config.token_bytes);
+  require(config.unit_bytes >= 1, "unit_bytes: expected at least 1", config.unit_bytes);
+  require(config.token_bytes * config.chunk_tokens <= config.unit_bytes * 0xFFFF,
+          "unit_bytes: expected at most 65535 units in a chunk", config.unit_bytes);
+  return config;
+}
+
+}  // namespace
+
+RadixIndex::RadixIndex(const IndexConfig& config)
+    : config_(checked(config)),
+      chunks_(config.chunk_tokens),
+      tiers_{TierState(chunks_, Tier::kMemory, config.num_units[index_of(Tier::kMemory)],
+                       most_chunks(config, Tier::kMemory)),
+             TierState(chunks_, Tier::kDisk, config.num_units[index_of(Tier::kDisk)],
+                       most_chunks(config, Tier::kDisk))} {
+  find_namespace(NamespaceDigest{});
+}
+
+NamespaceId RadixIndex::find_namespace(const NamespaceDigest& digest) {
+  for (NamespaceId space = 0; space < digests_.size(); ++space) {
+    if (digests_[space] == digest) return space;
+  }
+  const auto space = static_cast<NamespaceId>(roots_.size());
+  roots_.push_back(tree_.add_root());
+  digests_.push_back(digest);
+  space_of_root_[roots_.back()] = space;
+  return space;
+}
+
+}  // namespace radixkv

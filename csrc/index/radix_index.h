@@ -1,0 +1,339 @@
+// RadixIndex knows which tokens are kept, in which chunk, on which tier. It moves no bytes.
+//
+//   token tree   finds:      root ── "You are a…" ──┬── "What is…"
+//                                                   └── "Write a…"
+//   chunk trie   lives:      [0,64) ◀─ [64,128) ◀─ … ◀─ [1856,1920)      each names its parent
+//   tiers                    absent ──reserve──▶ writing ──complete──▶ ready ──evict──▶ absent
+//
+// A chunk's record lies at the node that holds its last token. Along a path the records have no gap: where a
+// node holds the end of a span, the chunk that ends there exists.
+//
+// Two kinds of hold. A *pin* (of a handle) covers a path and keeps its chunks from eviction. A *use* (of a
+// command) covers one extent of one tier until the command's completion. A chunk that must go while a
+// command uses its extent leaves the extent *in limbo*: out of service until the use ends.
+//
+// What happens depends on the calls alone (no clock, no random number, no address), so replicas that see the
+// same calls agree; state_hash() compares them.
+//
+// Errors: a caller's mistake is std::invalid_argument and changes nothing. A completion of a chunk that has
+// gone meanwhile is no mistake.
+// Thread safety: const calls may run beside each other, any other call needs the index alone.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#include "core/types.h"
+#include "index/chunk_table.h"
+#include "index/extent_allocator.h"
+#include "index/leaf_queue.h"
+#include "index/token_tree.h"
+#include "index/tokens.h"
+
+namespace radixkv {
+
+using NamespaceId = std::uint32_t;
+using NamespaceDigest = std::array<std::uint8_t, 16>;
+
+struct IndexConfig {
+  std::uint32_t chunk_tokens = 64;
+  std::int64_t token_bytes = 1;
+  std::int64_t unit_bytes = 4096;
+  std::array<std::uint32_t, kNumTiers> num_units = {0, 0};  // capacity of each tier
+  std::uint32_t tail_slack = 4;
+};
+
+// What a match found. It pins nothing: the chunks may be gone a call later.
+struct Match {
+  std::uint32_t num_tokens = 0;         // longest prefix that is ready, each chunk on some tier
+  std::uint32_t num_memory_tokens = 0;  // longest prefix that is ready in memory
+  ChunkId last = kNoChunk;              // the chunk that holds the last of `num_tokens`
+  std::uint32_t generation = 0;         // of `last`
+};
+
+// A match that stays. Made by acquire(), ended by release().
+struct Pin {
+  std::uint32_t num_tokens = 0;
+  ChunkId last = kNoChunk;
+};
+
+// What could be reserved, parents first, and how many units the rest would have needed.
+struct Reservation {
+  std::vector<ChunkRef> chunks;
+  std::uint64_t missing_units = 0;
+};
+
+// A run of chunks of one path to write to disk, with their tokens one after the other.
+struct SpillReservation {
+  std::vector<ChunkRef> chunks;
+  std::vector<Token> tokens;
+  NamespaceDigest digest = {};
+  std::uint64_t missing_units = 0;
+};
+
+struct TierStats {
+  std::uint64_t ready_chunks = 0;
+  std::uint64_t writing_chunks = 0;
+  std::uint64_t used_units = 0;  // with those in limbo
+  std::uint64_t total_units = 0;
+  std::uint64_t limbo_extents = 0;
+  std::uint64_t uses = 0;
+  std::uint64_t evicted_chunks = 0;  // the rest counts since the start
+  std::uint64_t failed_chunks = 0;
+};
+
+struct IndexStats {
+  std::uint64_t chunks = 0;
+  std::uint64_t nodes = 0;  // with one root for each namespace
+  std::uint64_t tokens = 0;
+  std::uint64_t pins = 0;
+  std::uint64_t spill_queue = 0;
+  std::uint64_t dropped_chunks = 0;  // since the start
+  std::array<TierStats, kNumTiers> tiers;
+};
+
+// Chunks that a disk held when it was opened. All spans have one entry a chunk, `tokens` has theirs one
+// after the other. A parent comes before its children; -1 is the root of the chunk's namespace.
+struct RestoredChunks {
+  std::span<const std::int64_t> parent_index;
+  std::span<const std::uint16_t> num_tokens;
+  std::span<const Token> tokens;
+  std::span<const std::uint32_t> disk_offset;
+  std::span<const std::uint16_t> num_units;
+  std::span<const std::int32_t> namespace_index;
+  std::span<const NamespaceDigest> digests;
+  std::span<const std::uint64_t> time;
+};
+
+class RadixIndex {
+ public:
+  explicit RadixIndex(const IndexConfig& config);
+  RadixIndex(const RadixIndex&) = delete;
+  RadixIndex& operator=(const RadixIndex&) = delete;
+
+  const IndexConfig& config() const { return config_; }
+
+  // Finds or makes the tree of a namespace. 0 is there from the start: the digest of 16 zero bytes.
+  NamespaceId find_namespace(const NamespaceDigest& digest);
+
+  // --- Reading (radix_index_match.cpp) ---
+
+  Match match(NamespaceId space, const TokenView& tokens) const;
+
+  // The slices of a match, as the tiers are now; empty once its last chunk has gone.
+  std::vector<ChunkRef> slices(const Match& match) const;
+  std::vector<ChunkRef> slices(const Pin& pin) const;
+
+  // How much of a pin's path is ready in memory now, counted from the front.
+  std::uint32_t num_memory_tokens(const Pin& pin) const;
+
+  // --- Holding (radix_index_hold.cpp) ---
+
+  // Matches and pins. `time`, if given, is the admission that uses the match.
+  Pin acquire(NamespaceId space, const TokenView& tokens, std::optional<std::uint64_t> time);
+  void release(const Pin& pin);
+  void touch(const Pin& pin, std::uint64_t time);
+
+  // Slices of [first_token, first_token + num_tokens) in memory, one use on each. Throws where the range is
+  // not in the pin or not all ready in memory.
+  std::vector<ChunkRef> use(const Pin& pin, std::uint32_t first_token, std::uint32_t num_tokens);
+  void release_uses(std::span<const ChunkRef> slices);
+
+  // --- Keeping (radix_index_reserve.cpp, radix_index_disk.cpp) ---
+
+  // Takes memory for the chunks of `tokens` that memory does not keep, from the front, as far as there is
+  // room: state writing, one use each. `tail`: also the last, shorter chunk, unless a ready chunk has all
+  // but `tail_slack` of its tokens.
+  Reservation reserve(NamespaceId space, const TokenView& tokens, std::uint64_t time, bool tail);
+  void complete_store(std::span<const ChunkRef> chunks, std::size_t num_ok);
+
+  // reserve() and complete_store() at once, evicting as needed. Returns the number of chunks added.
+  std::size_t insert(NamespaceId space, const TokenView& tokens, std::uint64_t time);
+
+  // The next chunks to write to disk: of one path, parents first, at most `max_chunks`.
+  SpillReservation reserve_spill(std::size_t max_chunks);
+  // `retry`: those that failed may be spilled again later.
+  void complete_spill(std::span<const ChunkRef> chunks, std::size_t num_ok, bool retry);
+
+  // Takes memory for the chunks of a pin that are ready on disk and absent in memory, parents first.
+  Reservation reserve_fetch(const Pin& pin, std::size_t max_chunks);
+  // `corrupt`: the chunk at `num_ok` is bad on disk and leaves it, with all below it there.
+  void complete_fetch(std::span<const ChunkRef> chunks, std::size_t num_ok, bool corrupt);
+
+  // Puts the chunks of a reopened disk into the index, ready there. Throws, changing nothing, where they
+  // contradict themselves or the disk is not empty. Of equal chunks the first counts.
+  void restore_disk(const RestoredChunks& restored);
+
+  // --- Leaving (radix_index_leave.cpp) ---
+
+  // Pops leaves in the policy's order until their extents add up to `num_units`; returns what left.
+  std::vector<ChunkRef> evict(Tier tier, std::uint64_t num_units);
+
+  // Drops every chunk whose path begins with `prefix`: invisible at once; what is pinned leaves when the
+  // last pin ends, what is used leaves its extent in limbo. Returns them, parents first.
+  std::vector<ChunkRef> drop(NamespaceId space, const TokenView& prefix);
+
+  // Everything that no pin holds leaves memory. Returns how many chunks did.
+  std::size_t clear_memory();
+
+  // drop() of everything in every namespace.
+  std::vector<ChunkRef> clear_all();
+
+  // --- Looking (radix_index_check.cpp) ---
+
+  IndexStats stats() const;
+  std::uint64_t state_hash() const { return hash_; }
+  // Throws std::logic_error that says which invariant is broken. Slow.
+  void check_invariants() const;
+
+ private:
+  // A point in a tree: `position` lies in (start, end] of `node`, or is 0 at a root.
+  struct Point {
+    NodeId node;
+    std::uint32_t position;
+  };
+
+  // The end of a match inside a span.
+  struct Reach {
+    std::uint32_t position = 0;  // 0: no chunk of the span reaches into it
+    ChunkId chunk = kNoChunk;
+    Tier tier = Tier::kMemory;
+  };
+
+  // A walk along a caller's tokens, with the full chunks that end on it.
+  struct Path {
+    Point point;
+    std::vector<ChunkId> chunks;
+  };
+
+  // What a reservation is to take: the chunks from span `first` on, which end at token `end`.
+  struct Plan {
+    std::size_t first = 0;
+    std::vector<std::uint16_t> num_units;  // of each chunk
+    std::uint32_t end = 0;
+  };
+
+  struct TierState {
+    ExtentAllocator extents;
+    LeafQueue leaves;
+    std::uint32_t max_chunks;  // extents at most, 0xFFFFFFFF where only room counts
+    std::uint32_t num_extents = 0;
+    std::uint64_t num_ready = 0;
+    std::uint64_t num_writing = 0;
+    std::uint64_t num_uses = 0;
+    std::uint64_t num_evicted = 0;
+    std::uint64_t num_failed = 0;
+    std::unordered_set<ChunkId> held;  // leaves that were passed over because of a pin or a use
+    // Extents that lost their chunk while a command uses them: offset → (units, uses).
+    std::unordered_map<std::uint32_t, std::pair<std::uint16_t, std::uint16_t>> limbo;
+
+    TierState(ChunkTable& chunks, Tier tier, std::uint32_t num_units, std::uint32_t max_chunks)
+        : extents(num_units), leaves(chunks, tier), max_chunks(max_chunks) {}
+  };
+
+  TierState& tier(Tier tier) { return tiers_[index_of(tier)]; }
+  const TierState& tier(Tier tier) const { return tiers_[index_of(tier)]; }
+  NodeId root_of(NamespaceId space) const;
+  std::uint32_t span_tokens() const { return config_.chunk_tokens; }
+
+  // Matching.
+  Reach reach(Point point, std::span<const Tier> tiers) const;
+  Match finish_match(Point any, Point memory) const;
+  bool is_better(ChunkId a, ChunkId b) const;
+  ChunkRef ref(ChunkId id) const;
+  ChunkRef slice(ChunkId id, std::uint32_t first, std::uint32_t count) const;
+  bool is_pinned(ChunkId id) const;
+
+  // Tree and records in step (radix_index_tree.cpp).
+  Path walk(NamespaceId space, const TokenView& tokens) const;
+  void walk_on(const TokenView& tokens, std::uint32_t first, Path& path) const;
+  std::uint32_t num_full(NodeId node) const;
+  ChunkId full_chunk(NodeId node, std::uint32_t span) const;
+  ChunkId find_tail(NodeId node, std::uint32_t end) const;
+  NodeId split(NodeId node, std::uint32_t position);
+  void join_with_only_child(NodeId node);
+  void grow(Path& path, const TokenRun& fresh, ChunkId parent);
+  ChunkId add_tail(Point point, ChunkId parent);
+  std::vector<ChunkId> make_records(Path& path, const TokenRun& fresh, std::uint32_t end,
+                                    ChunkId parent);
+  void remove(ChunkId id);
+  void remove_unless_needed(ChunkId id);
+  void trim(NodeId node);
+  void collect(NodeId node, std::uint32_t least_end, std::vector<ChunkId>& out) const;
+  ChunkId best_below(NodeId node, Tier tier, ChunkId without) const;
+  void refresh_best(ChunkId id, Tier tier);
+
+  // Reserving (radix_index_reserve.cpp).
+  std::uint16_t units_of(std::uint32_t num_tokens) const;
+  Plan plan_reserve(NamespaceId space, const TokenView& tokens, const Path& path, bool tail) const;
+  void fail_writing(std::span<const ChunkRef> chunks, Tier which);
+
+  // States (radix_index_state.cpp).
+  std::vector<std::uint32_t> take_extents(Tier which, std::span<const std::uint16_t> num_units);
+  void give_back_extent(Tier which, Extent extent);
+  void begin_writing(ChunkId id, Tier which, std::uint32_t offset, std::uint16_t num_units);
+  void set_ready(ChunkId id, Tier which);
+  void vacate(ChunkId id, Tier which);
+  void vacate_with_all_below(ChunkId id, Tier which);
+  void vacate_everywhere(ChunkId id);
+  void add_use(ChunkId id, Tier which);
+  bool has_use(const ChunkRef& chunk, Tier which) const;
+  void require_uses(std::span<const ChunkRef> chunks, Tier which) const;
+  bool end_use(const ChunkRef& chunk, Tier which);
+  void end_reading(const ChunkRef& chunk, Tier which);
+  void write_time(ChunkId id, std::uint64_t time);
+  bool is_leaf(ChunkId id, Tier which) const;
+  void queue_if_leaf(ChunkId id, Tier which);
+  void settle(ChunkId id);
+  void record(std::uint64_t what, ChunkId id, std::uint64_t value);
+
+  // Tails (radix_index_tails.cpp).
+  std::uint32_t least_cover(ChunkId tail) const;
+  void note_tail(ChunkId id);
+  void forget_tail(ChunkId id);
+  void inherit_near_tails(NodeId upper, NodeId lower);
+  std::uint32_t cover_of(ChunkId tail, Tier tier) const;
+  void leave_if_covered(ChunkId tail, Tier tier);
+  void supersede_tails(ChunkId id, Tier tier);
+
+  // Disk (radix_index_disk.cpp, radix_index_restore.cpp).
+  bool can_spill(ChunkId id) const;
+  void queue_spill(ChunkId id);
+  void queue_spill_with_all_below(ChunkId id);
+  std::vector<ChunkId> spill_chain(ChunkId id) const;
+  std::vector<ChunkId> pop_spill_run(std::size_t max_chunks);
+  NamespaceId space_of(ChunkId id) const;
+  void append_tokens(ChunkId id, std::vector<Token>& out) const;
+  void restore_chain(const RestoredChunks& restored, std::span<const std::size_t> chain,
+                     std::span<const std::uint64_t> token_begin, std::vector<ChunkId>& ids);
+
+  // Checking (radix_index_check.cpp).
+  void check_nodes(NodeId root, std::uint32_t& num_nodes, std::uint64_t& num_tokens) const;
+  void check_chunk(ChunkId id) const;
+  void check_tier(Tier which, const std::vector<ChunkId>& all) const;
+
+  IndexConfig config_;
+  ChunkTable chunks_;
+  TokenTree tree_;
+  std::array<TierState, kNumTiers> tiers_;
+  std::vector<NodeId> roots_;  // by namespace
+  std::vector<NamespaceDigest> digests_;
+  std::unordered_map<NodeId, NamespaceId> space_of_root_;
+  std::unordered_map<ChunkId, std::uint32_t> pins_;  // of handles whose last chunk it is
+  // Node whose end lies inside a span → tails of that span that end below it, at most tail_slack behind.
+  std::unordered_map<NodeId, std::vector<ChunkId>> near_tails_;
+  std::deque<std::pair<ChunkId, std::uint32_t>> spill_queue_;  // with generation
+  std::uint64_t num_pins_ = 0;
+  std::uint64_t num_dropped_ = 0;
+  std::uint64_t hash_ = 0x9E3779B97F4A7C15ull;
+};
+
+}  // namespace radixkv

@@ -1,0 +1,82 @@
+// Leaving: eviction in the policy's order, dropping of subtrees.
+#include <algorithm>
+#include <stdexcept>
+
+#include "index/radix_index.h"
+
+namespace radixkv {
+
+std::vector<ChunkRef> RadixIndex::evict(Tier which, std::uint64_t num_units) {
+  TierState& tier = this->tier(which);
+  std::vector<ChunkRef> evicted;
+  std::uint64_t num_freed = 0;
+  while (num_freed < num_units) {
+    const ChunkId id = tier.leaves.pop();
+    if (id == kNoChunk) break;
+    if (!is_leaf(id, which)) continue;
+    if (chunks_[id].uses[index_of(which)] > 0 || is_pinned(id)) {
+      tier.held.insert(id);
+      continue;
+    }
+    evicted.push_back(ref(id));
+    num_freed += chunks_[id].num_units;
+    ++tier.num_evicted;
+    vacate(id, which);
+  }
+  return evicted;
+}
+
+// REQUIRES: nothing below it is kept. The record may be gone afterwards.
+void RadixIndex::vacate_everywhere(ChunkId id) {
+  const std::uint32_t generation = chunks_[id].generation;
+  for (const Tier tier : kTiers) {
+    if (chunks_.is_current(id, generation) && chunks_.has(id, state::kept(tier))) vacate(id, tier);
+  }
+}
+
+std::vector<ChunkRef> RadixIndex::drop(NamespaceId space, const TokenView& prefix) {
+  const Path path = walk(space, prefix);
+  if (path.point.position < prefix.size()) return {};
+  std::vector<ChunkId> below;
+  collect(path.point.node, path.point.position, below);
+  std::vector<ChunkRef> dropped;
+  for (const ChunkId id : below) {
+    if (!chunks_.has(id, state::kDropped)) dropped.push_back(ref(id));
+  }
+  num_dropped_ += dropped.size();
+  for (auto at = dropped.rbegin(); at != dropped.rend(); ++at) {
+    if (!is_pinned(at->id)) {
+      vacate_everywhere(at->id);
+      continue;
+    }
+    chunks_.state(at->id) |= state::kDropped;
+    record(0x50, at->id, 0);
+    for (const Tier tier : kTiers) refresh_best(at->id, tier);
+  }
+  return dropped;
+}
+
+std::size_t RadixIndex::clear_memory() {
+  std::size_t num_cleared = 0;
+  for (const NodeId root : roots_) {
+    std::vector<ChunkId> all;
+    collect(root, 0, all);
+    for (auto at = all.rbegin(); at != all.rend(); ++at) {
+      if (!chunks_.has(*at, state::kept(Tier::kMemory)) || is_pinned(*at)) continue;
+      vacate(*at, Tier::kMemory);
+      ++num_cleared;
+    }
+  }
+  return num_cleared;
+}
+
+std::vector<ChunkRef> RadixIndex::clear_all() {
+  std::vector<ChunkRef> dropped;
+  for (NamespaceId space = 0; space < roots_.size(); ++space) {
+    const std::vector<ChunkRef> part = drop(space, TokenView(nullptr, 0, TokenType::kUint32));
+    dropped.insert(dropped.end(), part.begin(), part.end());
+  }
+  return dropped;
+}
+
+}  // namespace radixkv
