@@ -20,6 +20,7 @@ from radixkv.errors import (
     TierLockedError,
     UnsupportedError,
 )
+from radixkv.index import RadixIndex
 from radixkv.layout import EngineMemory, KVLayout
 from radixkv.namespace import Namespace, model_identity
 
@@ -36,6 +37,7 @@ __all__ = [
     "KVLayout",
     "Load",
     "Namespace",
+    "RadixIndex",
     "RadixKVError",
     "Spill",
     "Store",

@@ -1,20 +1,21 @@
 """RadixIndex: which tokens are kept, in which chunk, on which tier. Moves no bytes.
 
-The tree itself is native (`csrc/index/radix_index.h` draws it); this module gives it its defaults. The
-index knows two tiers, "memory" and "disk". On each, a chunk is absent, writing or ready:
+The tree itself is native (`csrc/index/radix_index.h` draws it); this module gives it its defaults.
+The index knows two tiers, "memory" and "disk". On each, a chunk is absent, writing or ready:
 
     reserve ──▶ writing ──complete──▶ ready ──evict──▶ absent
 
-A match may end at any token. What it found may leave at once; `acquire` pins it. A command that reads or
-writes a chunk holds a *use* on it, from the call that made it (`reserve`, `use`, `reserve_spill`,
-`reserve_fetch`) to the one that ends it (`complete_…`, `release_uses`).
+A match may end at any token. What it found may leave at once; `acquire` pins it. A command that
+reads or writes a chunk holds a *use* on it, from the call that made it (`reserve`, `use`,
+`reserve_spill`, `reserve_fetch`) to the one that ends it (`complete_…`, `release_uses`).
 
-Tokens are contiguous buffers of int32, int64 or uint32, read in place; ids are 0 … 2**32 - 1. One outside
-ends a match, and is a ValueError where it would be kept. Chunks are arrays of `CHUNK_DTYPE`.
+Tokens are contiguous buffers of int32, int64 or uint32, read in place; ids are 0 … 2**32 - 1. One
+outside ends a match, and is a ValueError where it would be kept. Chunks are arrays of
+`CHUNK_DTYPE`.
 
-Threads: every call may come from any thread. Matches run beside each other, everything else alone; a lock
-inside costs some tens of nanoseconds. The GIL is freed for walks over more than 65,536 tokens, unless
-`release_gil=False`.
+Threads: every call may come from any thread. Matches run beside each other, everything else alone;
+a lock inside costs some tens of nanoseconds. The GIL is freed for walks over more than 65,536
+tokens, unless `release_gil=False`.
 """
 
 from __future__ import annotations

@@ -28,9 +28,8 @@ TokenType token_type(const Py_buffer& buffer) {
 TokenArgument::TokenArgument(py::handle tokens) {
   if (PyObject_GetBuffer(tokens.ptr(), &buffer_, PyBUF_ND | PyBUF_FORMAT) != 0) {
     PyErr_Clear();
-    throw py::type_error(
-        "tokens: expected a contiguous buffer of int32, int64 or uint32, got " +
-        type_name(tokens));
+    throw py::type_error("tokens: expected a contiguous buffer of int32, int64 or uint32, got " +
+                         type_name(tokens));
   }
   try {
     if (buffer_.ndim != 1) {
@@ -68,7 +67,7 @@ ChunkArgument::ChunkArgument(const py::object& chunks) {
   array_ = py::array_t<ChunkRef, py::array::c_style>::ensure(chunks);
 }
 
-py::array_t<ChunkRef> to_array(const std::vector<ChunkRef>& chunks) {
+py::array to_array(const std::vector<ChunkRef>& chunks) {
   return py::array_t<ChunkRef>(static_cast<py::ssize_t>(chunks.size()), chunks.data());
 }
 

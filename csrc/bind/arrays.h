@@ -16,7 +16,8 @@ namespace radixkv::bind {
 
 namespace py = pybind11;
 
-// Holds a buffer of int32, int64 or uint32 for as long as a call needs it. Anything else is a TypeError.
+// Holds a buffer of int32, int64 or uint32 for as long as a call needs it. Anything else is a
+// TypeError.
 class TokenArgument {
  public:
   explicit TokenArgument(py::handle tokens);
@@ -44,7 +45,7 @@ class ChunkArgument {
   py::array_t<ChunkRef, py::array::c_style> array_;
 };
 
-py::array_t<ChunkRef> to_array(const std::vector<ChunkRef>& chunks);
+py::array to_array(const std::vector<ChunkRef>& chunks);
 
 // Frees the GIL while it lives, where that pays: handing it over costs more than a short walk.
 // Destroyed after any lock of the index is, so that no one waits for the GIL with the lock held.

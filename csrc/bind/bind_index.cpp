@@ -2,6 +2,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include <algorithm>
 #include <limits>
@@ -21,8 +22,9 @@ namespace {
 
 using namespace pybind11::literals;
 
-// The index and its lock. Matches run beside each other, anything else alone. No Python object is made and
-// no GIL awaited while the lock is held: either could wait for a thread that waits for the lock.
+// The index and its lock. Matches run beside each other, anything else alone. No Python object is
+// made and no GIL awaited while the lock is held: either could wait for a thread that waits for the
+// lock.
 class SharedIndex {
  public:
   explicit SharedIndex(const IndexConfig& config) : index_(config) {}
@@ -149,6 +151,14 @@ std::uint64_t to_units(const SharedIndex& index, std::int64_t num_bytes) {
   return (parse_count("num_bytes", num_bytes) + unit - 1) / unit;
 }
 
+// Chunks, and the units that the rest would have needed.
+using PyReservation = py::typing::Tuple<py::array, py::int_>;
+using PySpill = py::typing::Tuple<py::array, py::array, py::bytes, py::int_>;
+
+PyReservation to_python(const Reservation& reservation) {
+  return py::make_tuple(to_array(reservation.chunks), reservation.missing_units);
+}
+
 using IndexClass = py::class_<SharedIndex, IndexPointer>;
 
 void bind_reading(IndexClass& cls) {
@@ -166,8 +176,9 @@ void bind_reading(IndexClass& cls) {
         const TokenArgument argument(tokens);
         const TokenView view = argument.view(limit);
         const LongWalk unlock(view, release_gil);
-        return PyMatch{
-            index, index->read([&](const RadixIndex& native) { return native.match(space, view); })};
+        return PyMatch{index, index->read([&](const RadixIndex& native) {
+                         return native.match(space, view);
+                       })};
       },
       "tokens"_a, "namespace"_a = 0, py::kw_only(), "limit"_a = py::none(), "release_gil"_a = true,
       "Finds how far `tokens` are kept. Pins nothing and changes nothing.");
@@ -183,8 +194,7 @@ void bind_reading(IndexClass& cls) {
         }));
       },
       "tokens"_a, "namespace"_a = 0, py::kw_only(), "time"_a = py::none(), "limit"_a = py::none(),
-      "release_gil"_a = true,
-      "Matches and pins what was found until the handle is closed.");
+      "release_gil"_a = true, "Matches and pins what was found until the handle is closed.");
   cls.def(
       "touch",
       [](const IndexPointer& index, const PrefixHandle& handle, std::uint64_t time) {
@@ -207,11 +217,12 @@ void bind_memory(IndexClass& cls) {
           result = index.write(
               [&](RadixIndex& native) { return native.reserve(space, view, time, tail); });
         }
-        return py::make_tuple(to_array(result.chunks), result.missing_units);
+        return to_python(result);
       },
       "tokens"_a, "namespace"_a = 0, py::kw_only(), "time"_a, "limit"_a = py::none(),
       "tail"_a = true, "release_gil"_a = true,
-      "Takes memory for the chunks of `tokens` that memory does not keep: (chunks, missing_units).");
+      "Takes memory for the chunks of `tokens` that memory does not keep: (chunks, "
+      "missing_units).");
   cls.def(
       "complete_store",
       [](SharedIndex& index, const py::object& chunks, std::int64_t num_ok) {
@@ -258,7 +269,7 @@ void bind_memory(IndexClass& cls) {
 void bind_disk(IndexClass& cls) {
   cls.def(
       "reserve_spill",
-      [](SharedIndex& index, std::int64_t max_chunks) {
+      [](SharedIndex& index, std::int64_t max_chunks) -> PySpill {
         const std::size_t most = parse_count("max_chunks", max_chunks);
         const SpillReservation result =
             index.write([&](RadixIndex& native) { return native.reserve_spill(most); });
@@ -288,7 +299,7 @@ void bind_disk(IndexClass& cls) {
                                             : std::numeric_limits<std::size_t>::max();
         const Reservation result =
             index->write([&](RadixIndex& native) { return native.reserve_fetch(pin, most); });
-        return py::make_tuple(to_array(result.chunks), result.missing_units);
+        return to_python(result);
       },
       "handle"_a, py::kw_only(), "max_chunks"_a = py::none(),
       "Takes memory for chunks of the handle that are on disk: (chunks, missing_units).");
@@ -367,8 +378,7 @@ void bind_leaving(IndexClass& cls) {
       [](SharedIndex& index, py::handle tokens, NamespaceId space) {
         const TokenArgument argument(tokens);
         const TokenView view = argument.view(py::none());
-        return to_array(
-            index.write([&](RadixIndex& native) { return native.drop(space, view); }));
+        return to_array(index.write([&](RadixIndex& native) { return native.drop(space, view); }));
       },
       "tokens"_a, "namespace"_a = 0,
       "Drops every chunk whose path begins with `tokens`; returns them, parents first.");
@@ -446,7 +456,7 @@ void bind_values(py::module_& module) {
           },
           "The chunks of `num_tokens`, as they are now.")
       .def("close", &PrefixHandle::close, "Ends the pin. A second call does nothing.")
-      .def("__enter__", [](py::object self) { return self; })
+      .def("__enter__", [](PrefixHandle& self) -> PrefixHandle& { return self; })
       .def("__exit__", [](PrefixHandle& self, const py::args&) { self.close(); });
   py::class_<TierStats>(module, "TierStats")
       .def_readonly("ready_chunks", &TierStats::ready_chunks)

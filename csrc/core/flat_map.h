@@ -1,4 +1,5 @@
-// FlatMap maps 32-bit keys to 32-bit values in one array: no allocation an entry, one cache line a look-up.
+// FlatMap maps 32-bit keys to 32-bit values in one array: no allocation an entry, one cache line a
+// look-up.
 //
 //   [ key value | empty | key value | key value | … ]     linear probing, a power of two of slots
 //

@@ -32,9 +32,8 @@ ChunkTable::ChunkTable(std::uint32_t chunk_tokens)
 
 std::uint32_t ChunkTable::count_in_memory(ChunkId first, std::uint32_t count) const {
   static_assert(state::ready(Tier::kMemory) == 0x01 && state::kDropped == 0x10);
-  return count_leading(states_.data() + first, count, [](std::uint64_t word) {
-    return word & ~(word >> 4) & kEachByte;
-  });
+  return count_leading(states_.data() + first, count,
+                       [](std::uint64_t word) { return word & ~(word >> 4) & kEachByte; });
 }
 
 std::uint32_t ChunkTable::count_visible(ChunkId first, std::uint32_t count) const {

@@ -1,12 +1,12 @@
-// ChunkTable keeps the record of every chunk. Ids are handed out in runs, so that the chunks of one prompt
-// lie side by side and the states of a long path are read as contiguous bytes.
+// ChunkTable keeps the record of every chunk. Ids are handed out in runs, so that the chunks of one
+// prompt lie side by side and the states of a long path are read as contiguous bytes.
 //
 //   states   [ r r r r r r w . | r r r … ]      one byte a chunk: all that a match reads
 //   chunks   [ 48 bytes each   |        … ]     all else
 //
-// A chunk is (parent chunk, its tokens) and never changes identity. When its slot is freed the generation
-// goes up, so that a command that names the old chunk is refused.
-// Thread safety: reads may run beside each other, a write needs the table alone.
+// A chunk is (parent chunk, its tokens) and never changes identity. When its slot is freed the
+// generation goes up, so that a command that names the old chunk is refused. Thread safety: reads
+// may run beside each other, a write needs the table alone.
 #pragma once
 
 #include <array>
@@ -55,8 +55,8 @@ struct Chunk {
   std::uint32_t generation = 0;
   std::uint32_t span = 0;
   std::array<std::uint32_t, kNumTiers> offset = {kNoExtent, kNoExtent};
-  // A full chunk counts its children that are kept on each tier. A tail has no children: its first number
-  // is the next tail of the same node instead (see next_tail).
+  // A full chunk counts its children that are kept on each tier. A tail has no children: its first
+  // number is the next tail of the same node instead (see next_tail).
   std::array<std::uint32_t, kNumTiers> num_children = {0, 0};
   std::uint64_t time = 0;  // recency: the highest admission written to it
   std::array<std::uint16_t, kNumTiers> uses = {0, 0};
@@ -81,8 +81,8 @@ class ChunkTable {
     return (states_[id] & (state::ready(tier) | state::kDropped)) == state::ready(tier);
   }
 
-  // How many of the chunks first … first + count - 1, from the front, are visible in memory; and how many
-  // are visible on any tier.
+  // How many of the chunks first … first + count - 1, from the front, are visible in memory; and
+  // how many are visible on any tier.
   std::uint32_t count_in_memory(ChunkId first, std::uint32_t count) const;
   std::uint32_t count_visible(ChunkId first, std::uint32_t count) const;
 

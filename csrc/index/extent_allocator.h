@@ -1,10 +1,12 @@
-// ExtentAllocator hands out runs of units of one tier (and runs of chunk ids, which are the same problem).
+// ExtentAllocator hands out runs of units of one tier (and runs of chunk ids, which are the same
+// problem).
 //
-//   [ used | free | used used | free free free ]     free runs in lists by length, neighbours coalesced
+//   [ used | free | used used | free free free ]     free runs in lists by length, neighbours
+//   coalesced
 //
-// Lengths up to 16 have a list each, so the fit is exact for every extent of a chunk; longer runs share a
-// list between powers of two. Taking and giving back are O(1), and what is handed out depends on the calls
-// alone, so that replicas agree.
+// Lengths up to 16 have a list each, so the fit is exact for every extent of a chunk; longer runs
+// share a list between powers of two. Taking and giving back are O(1), and what is handed out
+// depends on the calls alone, so that replicas agree.
 //
 // Invariant: free runs are disjoint and never adjacent; each unit is free or in exactly one extent.
 // Thread safety: one thread (the control plane's).
@@ -30,7 +32,8 @@ class ExtentAllocator {
   // REQUIRES: num_units > 0.
   std::optional<Extent> take(std::uint32_t num_units);
 
-  // Takes a whole free run that is shorter than `num_units`, from the longest there are, or nullopt.
+  // Takes a whole free run that is shorter than `num_units`, from the longest there are, or
+  // nullopt.
   std::optional<Extent> take_shorter(std::uint32_t num_units);
 
   // Gives back all but the first `num_units`. REQUIRES: extent was taken and is not shorter.
@@ -38,8 +41,8 @@ class ExtentAllocator {
 
   void give_back(Extent extent);
 
-  // Marks what a reopened tier holds as taken. Throws std::invalid_argument where extents overlap or end
-  // behind the tier; then nothing is taken. REQUIRES: nothing was taken before.
+  // Marks what a reopened tier holds as taken. Throws std::invalid_argument where extents overlap
+  // or end behind the tier; then nothing is taken. REQUIRES: nothing was taken before.
   void occupy(std::span<const Extent> extents);
 
   std::uint32_t num_units() const { return num_units_; }

@@ -1,9 +1,9 @@
 // LeafQueue holds the leaves of one tier in the policy's order.
 //
-// It is lazy: a chunk has at most one entry (the state bit `queued` says whether it has one), an entry's key
-// may be older than the chunk's, and an entry may outlive its chunk. Whoever pops checks. Entries that
-// outlived their chunk are swept out once they are the majority.
-// Thread safety: one thread.
+// It is lazy: a chunk has at most one entry (the state bit `queued` says whether it has one), an
+// entry's key may be older than the chunk's, and an entry may outlive its chunk. Whoever pops
+// checks. Entries that outlived their chunk are swept out once they are the majority. Thread
+// safety: one thread.
 #pragma once
 
 #include <algorithm>
@@ -36,7 +36,8 @@ class LeafQueue {
     std::push_heap(entries_.begin(), entries_.end(), leaves_after);
   }
 
-  // The chunk that leaves first by its key of now, taken out of the queue; kNoChunk if there is none.
+  // The chunk that leaves first by its key of now, taken out of the queue; kNoChunk if there is
+  // none.
   ChunkId pop() {
     while (!entries_.empty()) {
       std::pop_heap(entries_.begin(), entries_.end(), leaves_after);

@@ -19,8 +19,8 @@ IndexConfig checked(const IndexConfig& config) {
   const auto require = [](bool holds, const char* wanted, std::int64_t got) {
     if (!holds) throw std::invalid_argument(wanted + std::string(", got ") + std::to_string(got));
   };
-  require(config.chunk_tokens >= 1 && config.chunk_tokens <= 512,
-          "chunk_tokens: expected 1 … 512", config.chunk_tokens);
+  require(config.chunk_tokens >= 1 && config.chunk_tokens <= 512, "chunk_tokens: expected 1 … 512",
+          config.chunk_tokens);
   require(config.token_bytes >= 1, "token_bytes: expected at least 1", config.token_bytes);
   require(config.unit_bytes >= 1, "unit_bytes: expected at least 1", config.unit_bytes);
   require(config.token_bytes * config.chunk_tokens <= config.unit_bytes * 0xFFFF,

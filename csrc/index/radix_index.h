@@ -5,19 +5,20 @@
 //   chunk trie   lives:      [0,64) ◀─ [64,128) ◀─ … ◀─ [1856,1920)      each names its parent
 //   tiers                    absent ──reserve──▶ writing ──complete──▶ ready ──evict──▶ absent
 //
-// A chunk's record lies at the node that holds its last token. Along a path the records have no gap: where a
-// node holds the end of a span, the chunk that ends there exists.
+// A chunk's record lies at the node that holds its last token. Along a path the records have no
+// gap: where a node holds the end of a span, the chunk that ends there exists.
 //
-// Two kinds of hold. A *pin* (of a handle) covers a path and keeps its chunks from eviction. A *use* (of a
-// command) covers one extent of one tier until the command's completion. A chunk that must go while a
-// command uses its extent leaves the extent *in limbo*: out of service until the use ends.
+// Two kinds of hold. A *pin* (of a handle) covers a path and keeps its chunks from eviction. A
+// *use* (of a command) covers one extent of one tier until the command's completion. A chunk that
+// must go while a command uses its extent leaves the extent *in limbo*: out of service until the
+// use ends.
 //
-// What happens depends on the calls alone (no clock, no random number, no address), so replicas that see the
-// same calls agree; state_hash() compares them.
+// What happens depends on the calls alone (no clock, no random number, no address), so replicas
+// that see the same calls agree; state_hash() compares them.
 //
-// Errors: a caller's mistake is std::invalid_argument and changes nothing. A completion of a chunk that has
-// gone meanwhile is no mistake.
-// Thread safety: const calls may run beside each other, any other call needs the index alone.
+// Errors: a caller's mistake is std::invalid_argument and changes nothing. A completion of a chunk
+// that has gone meanwhile is no mistake. Thread safety: const calls may run beside each other, any
+// other call needs the index alone.
 #pragma once
 
 #include <array>
@@ -100,8 +101,8 @@ struct IndexStats {
   std::array<TierStats, kNumTiers> tiers;
 };
 
-// Chunks that a disk held when it was opened. All spans have one entry a chunk, `tokens` has theirs one
-// after the other. A parent comes before its children; -1 is the root of the chunk's namespace.
+// Chunks that a disk held when it was opened. All spans have one entry a chunk, `tokens` has theirs
+// one after the other. A parent comes before its children; -1 is the root of the chunk's namespace.
 struct RestoredChunks {
   std::span<const std::int64_t> parent_index;
   std::span<const std::uint16_t> num_tokens;
@@ -142,16 +143,16 @@ class RadixIndex {
   void release(const Pin& pin);
   void touch(const Pin& pin, std::uint64_t time);
 
-  // Slices of [first_token, first_token + num_tokens) in memory, one use on each. Throws where the range is
-  // not in the pin or not all ready in memory.
+  // Slices of [first_token, first_token + num_tokens) in memory, one use on each. Throws where the
+  // range is not in the pin or not all ready in memory.
   std::vector<ChunkRef> use(const Pin& pin, std::uint32_t first_token, std::uint32_t num_tokens);
   void release_uses(std::span<const ChunkRef> slices);
 
   // --- Keeping (radix_index_reserve.cpp, radix_index_disk.cpp) ---
 
-  // Takes memory for the chunks of `tokens` that memory does not keep, from the front, as far as there is
-  // room: state writing, one use each. `tail`: also the last, shorter chunk, unless a ready chunk has all
-  // but `tail_slack` of its tokens.
+  // Takes memory for the chunks of `tokens` that memory does not keep, from the front, as far as
+  // there is room: state writing, one use each. `tail`: also the last, shorter chunk, unless a
+  // ready chunk has all but `tail_slack` of its tokens.
   Reservation reserve(NamespaceId space, const TokenView& tokens, std::uint64_t time, bool tail);
   void complete_store(std::span<const ChunkRef> chunks, std::size_t num_ok);
 
@@ -163,13 +164,14 @@ class RadixIndex {
   // `retry`: those that failed may be spilled again later.
   void complete_spill(std::span<const ChunkRef> chunks, std::size_t num_ok, bool retry);
 
-  // Takes memory for the chunks of a pin that are ready on disk and absent in memory, parents first.
+  // Takes memory for the chunks of a pin that are ready on disk and absent in memory, parents
+  // first.
   Reservation reserve_fetch(const Pin& pin, std::size_t max_chunks);
   // `corrupt`: the chunk at `num_ok` is bad on disk and leaves it, with all below it there.
   void complete_fetch(std::span<const ChunkRef> chunks, std::size_t num_ok, bool corrupt);
 
-  // Puts the chunks of a reopened disk into the index, ready there. Throws, changing nothing, where they
-  // contradict themselves or the disk is not empty. Of equal chunks the first counts.
+  // Puts the chunks of a reopened disk into the index, ready there. Throws, changing nothing, where
+  // they contradict themselves or the disk is not empty. Of equal chunks the first counts.
   void restore_disk(const RestoredChunks& restored);
 
   // --- Leaving (radix_index_leave.cpp) ---
@@ -177,8 +179,8 @@ class RadixIndex {
   // Pops leaves in the policy's order until their extents add up to `num_units`; returns what left.
   std::vector<ChunkRef> evict(Tier tier, std::uint64_t num_units);
 
-  // Drops every chunk whose path begins with `prefix`: invisible at once; what is pinned leaves when the
-  // last pin ends, what is used leaves its extent in limbo. Returns them, parents first.
+  // Drops every chunk whose path begins with `prefix`: invisible at once; what is pinned leaves
+  // when the last pin ends, what is used leaves its extent in limbo. Returns them, parents first.
   std::vector<ChunkRef> drop(NamespaceId space, const TokenView& prefix);
 
   // Everything that no pin holds leaves memory. Returns how many chunks did.
@@ -328,7 +330,8 @@ class RadixIndex {
   std::vector<NamespaceDigest> digests_;
   std::unordered_map<NodeId, NamespaceId> space_of_root_;
   std::unordered_map<ChunkId, std::uint32_t> pins_;  // of handles whose last chunk it is
-  // Node whose end lies inside a span → tails of that span that end below it, at most tail_slack behind.
+  // Node whose end lies inside a span → tails of that span that end below it, at most tail_slack
+  // behind.
   std::unordered_map<NodeId, std::vector<ChunkId>> near_tails_;
   std::deque<std::pair<ChunkId, std::uint32_t>> spill_queue_;  // with generation
   std::uint64_t num_pins_ = 0;

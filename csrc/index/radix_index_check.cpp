@@ -28,15 +28,15 @@ IndexStats RadixIndex::stats() const {
   stats.dropped_chunks = num_dropped_;
   for (const Tier which : kTiers) {
     const TierState& tier = this->tier(which);
-    stats.tiers[index_of(which)] = {.ready_chunks = tier.num_ready,
-                                    .writing_chunks = tier.num_writing,
-                                    .used_units = tier.extents.num_units() -
-                                                  tier.extents.num_free(),
-                                    .total_units = tier.extents.num_units(),
-                                    .limbo_extents = tier.limbo.size(),
-                                    .uses = tier.num_uses,
-                                    .evicted_chunks = tier.num_evicted,
-                                    .failed_chunks = tier.num_failed};
+    stats.tiers[index_of(which)] = {
+        .ready_chunks = tier.num_ready,
+        .writing_chunks = tier.num_writing,
+        .used_units = tier.extents.num_units() - tier.extents.num_free(),
+        .total_units = tier.extents.num_units(),
+        .limbo_extents = tier.limbo.size(),
+        .uses = tier.num_uses,
+        .evicted_chunks = tier.num_evicted,
+        .failed_chunks = tier.num_failed};
   }
   return stats;
 }
@@ -52,7 +52,8 @@ void RadixIndex::check_invariants() const {
   require(num_nodes == tree_.num_nodes(), "nodes are miscounted");
   require(num_tokens == tree_.num_tokens(), "tokens are miscounted");
   require(all.size() == chunks_.num_chunks(), "chunks are miscounted");
-  require(std::set<ChunkId>(all.begin(), all.end()).size() == all.size(), "a chunk is listed twice");
+  require(std::set<ChunkId>(all.begin(), all.end()).size() == all.size(),
+          "a chunk is listed twice");
   for (const ChunkId id : all) check_chunk(id);
   for (const Tier tier : kTiers) check_tier(tier, all);
   std::uint64_t num_pins = 0;
@@ -118,7 +119,8 @@ void RadixIndex::check_chunk(ChunkId id) const {
   require((chunk.parent == kNoChunk) == (chunk.span == 0), named(id) + " has a wrong parent");
   if (chunk.parent != kNoChunk) {
     require(!chunks_.is_tail(chunk.parent), named(id) + " has a tail for a parent");
-    require(chunks_[chunk.parent].span + 1 == chunk.span, named(id) + " does not follow its parent");
+    require(chunks_[chunk.parent].span + 1 == chunk.span,
+            named(id) + " does not follow its parent");
   }
   constexpr std::uint8_t kAnyTier = state::kept(Tier::kMemory) | state::kept(Tier::kDisk);
   require(chunks_.has(id, kAnyTier) || is_pinned(id), named(id) + " has no reason to be");
@@ -132,8 +134,7 @@ void RadixIndex::check_chunk(ChunkId id) const {
             named(id) + " is written by nobody");
     require(!kept || chunk.parent == kNoChunk || chunks_.has(chunk.parent, state::kept(tier)),
             named(id) + " is kept without its parent");
-    const bool waits = chunks_.has(id, state::queued(tier)) ||
-                       this->tier(tier).held.contains(id);
+    const bool waits = chunks_.has(id, state::queued(tier)) || this->tier(tier).held.contains(id);
     require(!is_leaf(id, tier) || waits, named(id) + " could never be evicted");
     const bool is_held = this->tier(tier).held.contains(id) && is_leaf(id, tier);
     require(!is_held || is_pinned(id) || chunk.uses[index_of(tier)] > 0,

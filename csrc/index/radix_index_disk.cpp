@@ -9,8 +9,7 @@ namespace radixkv {
 
 // Ready in memory, absent on disk, and nothing speaks against writing it there.
 bool RadixIndex::can_spill(ChunkId id) const {
-  constexpr std::uint8_t kAgainst =
-      state::kept(Tier::kDisk) | state::kDropped | state::kNoSpill;
+  constexpr std::uint8_t kAgainst = state::kept(Tier::kDisk) | state::kDropped | state::kNoSpill;
   return chunks_.has(id, state::ready(Tier::kMemory)) && !chunks_.has(id, kAgainst);
 }
 
@@ -29,8 +28,8 @@ void RadixIndex::queue_spill_with_all_below(ChunkId id) {
   for (const ChunkId deeper : below) queue_spill(deeper);
 }
 
-// The chunks from the first ancestor that disk does not keep down to `id`; empty where one of them cannot
-// be spilled now.
+// The chunks from the first ancestor that disk does not keep down to `id`; empty where one of them
+// cannot be spilled now.
 std::vector<ChunkId> RadixIndex::spill_chain(ChunkId id) const {
   std::vector<ChunkId> chain;
   while (id != kNoChunk && !chunks_.has(id, state::kept(Tier::kDisk))) {

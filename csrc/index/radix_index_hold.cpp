@@ -35,8 +35,8 @@ void RadixIndex::touch(const Pin& pin, std::uint64_t time) {
   if (pin.last != kNoChunk) write_time(pin.last, time);
 }
 
-// A pin at or below the chunk. A node counts pins, so only where it has some is there more to ask: they may
-// be of chunks that end in the same node but not below this one.
+// A pin at or below the chunk. A node counts pins, so only where it has some is there more to ask:
+// they may be of chunks that end in the same node but not below this one.
 bool RadixIndex::is_pinned(ChunkId id) const {
   const NodeId node = chunks_[id].node;
   std::uint32_t num_pins = tree_[node].num_pins;
@@ -50,7 +50,8 @@ bool RadixIndex::is_pinned(ChunkId id) const {
   return num_pins > 0;
 }
 
-// A pin that covered `id` ended: chunks that waited for it leave, and leaves that it held may be evicted.
+// A pin that covered `id` ended: chunks that waited for it leave, and leaves that it held may be
+// evicted.
 void RadixIndex::settle(ChunkId id) {
   while (id != kNoChunk && !is_pinned(id)) {
     const ChunkId parent = chunks_[id].parent;

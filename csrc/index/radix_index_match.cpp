@@ -41,8 +41,8 @@ Match RadixIndex::match(NamespaceId space, const TokenView& tokens) const {
   return finish_match(any, all_in_memory ? any : memory);
 }
 
-// Both points say how far the path goes before a full chunk is missing; their spans may still be covered in
-// part, by a tail or by a chunk that parts from the caller's tokens.
+// Both points say how far the path goes before a full chunk is missing; their spans may still be
+// covered in part, by a tail or by a chunk that parts from the caller's tokens.
 Match RadixIndex::finish_match(Point any, Point memory) const {
   const auto whole_spans = [this](Point point) {
     return point.position == 0 ? 0 : (point.position - 1) / span_tokens() * span_tokens();
@@ -63,9 +63,10 @@ Match RadixIndex::finish_match(Point any, Point memory) const {
   return result;
 }
 
-// The longest part of the span that ends at or holds `point` which one visible chunk shares with the path to
-// `point`. Every chunk that parts from the path does so at the end of a node, so it is enough to look at the
-// tails on the path and at the best chunk below each node, from the deepest up.
+// The longest part of the span that ends at or holds `point` which one visible chunk shares with
+// the path to `point`. Every chunk that parts from the path does so at the end of a node, so it is
+// enough to look at the tails on the path and at the best chunk below each node, from the deepest
+// up.
 RadixIndex::Reach RadixIndex::reach(Point point, std::span<const Tier> tiers) const {
   Reach best;
   if (point.position == 0) return best;
@@ -95,7 +96,8 @@ RadixIndex::Reach RadixIndex::reach(Point point, std::span<const Tier> tiers) co
   }
 }
 
-// Of two chunks that serve a match equally, the one used last; of two as old, the one that leaves later.
+// Of two chunks that serve a match equally, the one used last; of two as old, the one that leaves
+// later.
 bool RadixIndex::is_better(ChunkId a, ChunkId b) const {
   if (chunks_[a].time != chunks_[b].time) return chunks_[a].time > chunks_[b].time;
   return a > b;

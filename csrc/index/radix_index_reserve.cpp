@@ -56,7 +56,8 @@ RadixIndex::Plan RadixIndex::plan_reserve(NamespaceId space, const TokenView& to
   std::size_t num_full = tokens.size() / span_tokens();
   const std::size_t num_tail_tokens = tokens.size() % span_tokens();
   Plan plan;
-  bool ends_dropped = false;  // nothing is stored below a chunk that was dropped and is still pinned
+  bool ends_dropped =
+      false;  // nothing is stored below a chunk that was dropped and is still pinned
   for (std::size_t i = 0; i < path.chunks.size(); ++i) {
     if (chunks_.has(path.chunks[i], state::kDropped)) {
       num_full = i;
@@ -83,8 +84,8 @@ RadixIndex::Plan RadixIndex::plan_reserve(NamespaceId space, const TokenView& to
   return plan;
 }
 
-// The ids of the path's chunks up to `end`, with records made for those that have none. `fresh` are the
-// tokens from the path's point to `end`; `parent` is the chunk above the path's first.
+// The ids of the path's chunks up to `end`, with records made for those that have none. `fresh` are
+// the tokens from the path's point to `end`; `parent` is the chunk above the path's first.
 std::vector<ChunkId> RadixIndex::make_records(Path& path, const TokenRun& fresh, std::uint32_t end,
                                               ChunkId parent) {
   if (end > path.point.position) {

@@ -91,7 +91,8 @@ void RadixIndex::restore_disk(const RestoredChunks& restored) {
   }
 }
 
-// Puts chunks that follow each other on one path into the tree. Their first one's parent is there already.
+// Puts chunks that follow each other on one path into the tree. Their first one's parent is there
+// already.
 void RadixIndex::restore_chain(const RestoredChunks& restored, std::span<const std::size_t> chain,
                                std::span<const std::uint64_t> token_begin,
                                std::vector<ChunkId>& ids) {

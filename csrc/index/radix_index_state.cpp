@@ -17,8 +17,8 @@ std::uint32_t offset_of(const ChunkRef& chunk, Tier tier) {
 
 }  // namespace
 
-// Takes an extent for each of `num_units`, in order, as far as there is room; returns the offsets. One run
-// for all is tried first: long runs make long reads and writes.
+// Takes an extent for each of `num_units`, in order, as far as there is room; returns the offsets.
+// One run for all is tried first: long runs make long reads and writes.
 std::vector<std::uint32_t> RadixIndex::take_extents(Tier which,
                                                     std::span<const std::uint16_t> num_units) {
   TierState& tier = this->tier(which);
@@ -54,7 +54,8 @@ void RadixIndex::give_back_extent(Tier which, Extent extent) {
   --tier(which).num_extents;
 }
 
-// absent → writing, with one use. REQUIRES: absent on the tier, its parent is kept there, extent taken.
+// absent → writing, with one use. REQUIRES: absent on the tier, its parent is kept there, extent
+// taken.
 void RadixIndex::begin_writing(ChunkId id, Tier which, std::uint32_t offset,
                                std::uint16_t num_units) {
   const std::size_t at = index_of(which);
@@ -80,8 +81,8 @@ void RadixIndex::set_ready(ChunkId id, Tier which) {
   supersede_tails(id, which);
 }
 
-// writing or ready → absent. An extent in use goes to limbo. REQUIRES: no chunk below it is kept there.
-// The record may be gone afterwards.
+// writing or ready → absent. An extent in use goes to limbo. REQUIRES: no chunk below it is kept
+// there. The record may be gone afterwards.
 void RadixIndex::vacate(ChunkId id, Tier which) {
   TierState& tier = this->tier(which);
   const std::size_t at = index_of(which);

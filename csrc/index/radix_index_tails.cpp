@@ -1,10 +1,13 @@
-// Tails: the shorter last chunk of a stored sequence. A conversation that grows stores a new chunk over the
-// same span; the tail goes once a chunk that is ready on the tier has all but `tail_slack` of its tokens.
+// Tails: the shorter last chunk of a stored sequence. A conversation that grows stores a new chunk
+// over the same span; the tail goes once a chunk that is ready on the tier has all but `tail_slack`
+// of its tokens.
 //
-// Such a chunk lies on the tail's path, or parts from it at a node's end at most `tail_slack` tokens before
-// the tail's. `near_tails_` lists, for a node, the tails behind its end that a chunk parting there covers:
+// Such a chunk lies on the tail's path, or parts from it at a node's end at most `tail_slack`
+// tokens before the tail's. `near_tails_` lists, for a node, the tails behind its end that a chunk
+// parting there covers:
 //
-//        ──────────── node ─────────┬── tail                  the tail is near: 3 tokens behind the node's end
+//        ──────────── node ─────────┬── tail                  the tail is near: 3 tokens behind the
+//        node's end
 //                                   └────────── new chunk     covers all but 3 of its tokens
 #include <algorithm>
 
@@ -50,7 +53,8 @@ void RadixIndex::inherit_near_tails(NodeId upper, NodeId lower) {
     offer(tail);
   }
   const auto deeper = near_tails_.find(lower);
-  if (deeper != near_tails_.end()) std::for_each(deeper->second.begin(), deeper->second.end(), offer);
+  if (deeper != near_tails_.end())
+    std::for_each(deeper->second.begin(), deeper->second.end(), offer);
   if (!near.empty()) near_tails_[upper] = std::move(near);
 }
 
@@ -61,7 +65,8 @@ std::uint32_t RadixIndex::cover_of(ChunkId tail, Tier tier) const {
   std::uint32_t end = chunks_.end(tail);
   std::uint32_t best = span_start;
   const auto offer = [&](ChunkId id, std::uint32_t position) {
-    if (id != kNoChunk && id != tail && chunks_.is_visible(id, tier)) best = std::max(best, position);
+    if (id != kNoChunk && id != tail && chunks_.is_visible(id, tier))
+      best = std::max(best, position);
   };
   NodeId node = chunks_[tail].node;
   while (true) {
@@ -88,8 +93,8 @@ void RadixIndex::leave_if_covered(ChunkId tail, Tier tier) {
   vacate(tail, tier);
 }
 
-// `id` has just become ready on the tier: the tails that it covers go. A tail that another chunk has whole
-// goes itself instead. It may be gone afterwards.
+// `id` has just become ready on the tier: the tails that it covers go. A tail that another chunk
+// has whole goes itself instead. It may be gone afterwards.
 void RadixIndex::supersede_tails(ChunkId id, Tier tier) {
   const bool is_tail = chunks_.is_tail(id);
   if (!chunks_.is_visible(id, tier)) return;

@@ -7,6 +7,19 @@
 
 namespace radixkv {
 
+namespace {
+
+// Tells runs of tokens apart; simple enough to become vector instructions.
+std::uint64_t digest_of(const TokenRun& run) {
+  std::uint32_t sum = run.size();
+  const Token* tokens = run.data();
+  for (std::uint32_t i = 0; i < run.size(); ++i)
+    sum += (tokens[i] ^ (tokens[i] >> 15)) * (2 * i + 1);
+  return sum;
+}
+
+}  // namespace
+
 NodeId RadixIndex::root_of(NamespaceId space) const {
   if (space >= roots_.size()) {
     throw std::invalid_argument("namespace: expected one of " + std::to_string(roots_.size()) +
@@ -37,7 +50,8 @@ RadixIndex::Path RadixIndex::walk(NamespaceId space, const TokenView& tokens) co
   return path;
 }
 
-// Goes on from `path.point` as far as the tree has the tokens; `first` is the position of tokens' first.
+// Goes on from `path.point` as far as the tree has the tokens; `first` is the position of tokens'
+// first.
 void RadixIndex::walk_on(const TokenView& tokens, std::uint32_t first, Path& path) const {
   Point& point = path.point;
   while (point.position - first < tokens.size()) {
@@ -63,11 +77,13 @@ void RadixIndex::walk_on(const TokenView& tokens, std::uint32_t first, Path& pat
 }
 
 // Adds `fresh` behind the path, with a blank record for each span that ends in it.
-// REQUIRES: the tree does not have fresh's first token there; `parent` is the last full chunk of the path.
+// REQUIRES: the tree does not have fresh's first token there; `parent` is the last full chunk of
+// the path.
 void RadixIndex::grow(Path& path, const TokenRun& fresh, ChunkId parent) {
   const std::uint32_t start = path.point.position;
   const std::uint32_t end = start + fresh.size();
   NodeId above = path.point.node;
+  record(0x60, above, digest_of(fresh));
   if (start < tree_[above].end()) above = split(above, start);
   std::uint32_t position = start;
   while (position < end) {
@@ -146,8 +162,8 @@ void RadixIndex::join_with_only_child(NodeId node) {
   const std::uint32_t num_pins = tree_[node].num_pins;
   ChunkId tail = tree_[node].first_tail;
   const NodeId child = tree_[node].children.any();
-  const bool ids_follow = num_upper == 0 || num_full(child) == 0 ||
-                          first + num_upper == tree_[child].first_chunk;
+  const bool ids_follow =
+      num_upper == 0 || num_full(child) == 0 || first + num_upper == tree_[child].first_chunk;
   if (!ids_follow || tree_.join(node) == kNoNode) return;
   Node& joined = tree_[child];
   joined.num_pins = num_pins;
@@ -217,7 +233,8 @@ void RadixIndex::trim(NodeId node) {
   }
 }
 
-// Every chunk that ends at `least_end` or behind it in the node, and all below the node; parents first.
+// Every chunk that ends at `least_end` or behind it in the node, and all below the node; parents
+// first.
 void RadixIndex::collect(NodeId node, std::uint32_t least_end, std::vector<ChunkId>& out) const {
   std::vector<NodeId> open = {node};
   while (!open.empty()) {
@@ -262,7 +279,8 @@ ChunkId RadixIndex::best_below(NodeId node, Tier tier, ChunkId without) const {
   return best;
 }
 
-// A chunk became visible or invisible on the tier, or was used: the nodes above it in its span learn it.
+// A chunk became visible or invisible on the tier, or was used: the nodes above it in its span
+// learn it.
 void RadixIndex::refresh_best(ChunkId id, Tier tier) {
   const std::uint32_t span_start = chunks_.start(id);
   const bool visible = chunks_.is_visible(id, tier);

@@ -3,11 +3,11 @@
 //   root ── [0, 1900) ──┬── [1900, 2200)
 //                       └── [1900, 4000) ── [4000, 4040)          a node is a run of tokens
 //
-// Children are found by their first token. A split shares the run's buffer. A node also says which chunks
-// end in it; the tree itself only keeps those numbers in step with its nodes.
+// Children are found by their first token. A split shares the run's buffer. A node also says which
+// chunks end in it; the tree itself only keeps those numbers in step with its nodes.
 //
-// Invariants: a node other than a root has at least one token; siblings differ in their first token.
-// Thread safety: reads may run beside each other, a write needs the tree alone.
+// Invariants: a node other than a root has at least one token; siblings differ in their first
+// token. Thread safety: reads may run beside each other, a write needs the tree alone.
 #pragma once
 
 #include <array>
@@ -69,12 +69,12 @@ struct alignas(64) Node {
   TokenRun run;
   std::uint32_t start = 0;  // position of the run's first token
   NodeId parent = kNoNode;
-  // The full chunks whose last token lies here: ids first_chunk, first_chunk + 1, … in order of position,
-  // one for each span that ends in (start, end].
+  // The full chunks whose last token lies here: ids first_chunk, first_chunk + 1, … in order of
+  // position, one for each span that ends in (start, end].
   ChunkId first_chunk = kNoChunk;
   ChunkId first_tail = kNoChunk;  // the tails whose last token lies here, as a list
-  // Where `end` lies inside a span: the chunk of that span, among those that end below, that a match would
-  // take from each tier; else kNoChunk.
+  // Where `end` lies inside a span: the chunk of that span, among those that end below, that a
+  // match would take from each tier; else kNoChunk.
   std::array<ChunkId, kNumTiers> best = {kNoChunk, kNoChunk};
   std::uint32_t num_pins = 0;  // pins whose last chunk ends in this node or below it
   Children children;
@@ -90,16 +90,17 @@ class TokenTree {
 
   NodeId add_root();
 
-  // Adds a leaf below `parent`. REQUIRES: `run` is not empty, no child of `parent` begins with its token.
+  // Adds a leaf below `parent`. REQUIRES: `run` is not empty, no child of `parent` begins with its
+  // token.
   NodeId add_leaf(NodeId parent, TokenRun run);
 
-  // Parts `node` at `position`: a new node takes the tokens before it and becomes the parent of `node`,
-  // which keeps its id and its children. Returns the new one; its other fields are blank.
+  // Parts `node` at `position`: a new node takes the tokens before it and becomes the parent of
+  // `node`, which keeps its id and its children. Returns the new one; its other fields are blank.
   // REQUIRES: start < position < end.
   NodeId split(NodeId node, std::uint32_t position);
 
-  // Undoes a split: `node`'s tokens go in front of its only child's, and `node` is freed. Returns the
-  // child, or kNoNode where the two were never one buffer (nothing happens then).
+  // Undoes a split: `node`'s tokens go in front of its only child's, and `node` is freed. Returns
+  // the child, or kNoNode where the two were never one buffer (nothing happens then).
   NodeId join(NodeId node);
 
   // Shortens a leaf; REQUIRES: no children, start < end < node's end.

@@ -13,8 +13,8 @@ namespace radixkv {
 
 namespace {
 
-constexpr std::size_t kBlock = 64;       // tokens compared before looking at the outcome
-constexpr std::size_t kAhead = 8 * 64;   // tokens asked for before they are compared
+constexpr std::size_t kBlock = 64;      // tokens compared before looking at the outcome
+constexpr std::size_t kAhead = 8 * 64;  // tokens asked for before they are compared
 
 // The bits in which `have` and `kept` differ, 0 only where they are the same token.
 inline std::uint64_t difference(std::int64_t have, Token kept) {
@@ -27,8 +27,8 @@ inline std::uint32_t difference(std::int32_t have, Token kept) {
   return (bits ^ kept) | (bits & 0x80000000u);
 }
 
-// Written so that compilers turn a block into vector instructions; inlined into one function for each
-// instruction set.
+// Written so that compilers turn a block into vector instructions; inlined into one function for
+// each instruction set.
 template <class Id>
 [[gnu::always_inline]] inline std::size_t count_equal(const Id* have, const Token* kept,
                                                       std::size_t num_tokens) {

@@ -1,10 +1,11 @@
 // Token ids as callers hand them over, and as the tree keeps them.
 //
-//   caller's buffer (int32, int64 or uint32)  ──compared in place──▶  TokenRun ──▶ shared buffer of uint32
+//   caller's buffer (int32, int64 or uint32)  ──compared in place──▶  TokenRun ──▶ shared buffer of
+//   uint32
 //
-// Ids are 0 … 2^32 - 1. One outside never equals a kept token, so it ends a match; copying it is refused.
-// Thread safety: a view or a run may be read by several threads. Runs that share a buffer count their
-// sharers without atomics, so only one thread may copy or destroy runs.
+// Ids are 0 … 2^32 - 1. One outside never equals a kept token, so it ends a match; copying it is
+// refused. Thread safety: a view or a run may be read by several threads. Runs that share a buffer
+// count their sharers without atomics, so only one thread may copy or destroy runs.
 #pragma once
 
 #include <cstddef>
@@ -69,7 +70,8 @@ class TokenRun {
   // Tokens [first, first + num_tokens) of this run, in the same buffer.
   TokenRun part(std::uint32_t first, std::uint32_t num_tokens) const;
 
-  // Keeps the first `num_tokens`. Gives memory back once more than half of a buffer of its own is unused.
+  // Keeps the first `num_tokens`. Gives memory back once more than half of a buffer of its own is
+  // unused.
   void shrink(std::uint32_t num_tokens);
 
   // True where `next` lies behind this run in the same buffer; then join() undoes a split.
