@@ -14,8 +14,270 @@ __all__: list[str] = [
     "DiskOptions",
     "Executor",
     "ExecutorOptions",
+    "IndexStats",
+    "Match",
+    "PrefixHandle",
+    "RadixIndex",
+    "TierStats",
     "disk_units_that_fit",
 ]
+
+class Match:
+    """
+    What a match found. It pins nothing.
+    """
+    def slices(self) -> numpy.ndarray:
+        """
+        The chunks of `num_tokens`, as they are now; empty once the last of them has gone.
+        """
+    @property
+    def num_memory_tokens(self) -> int:
+        """
+        Longest prefix that is ready in memory.
+        """
+    @property
+    def num_tokens(self) -> int:
+        """
+        Longest prefix that is ready, each chunk in memory or on disk.
+        """
+
+class PrefixHandle:
+    """
+    Pins what a match found until it is closed.
+    """
+    def __enter__(self) -> PrefixHandle: ...
+    def __exit__(self, *args) -> None: ...
+    def close(self) -> None:
+        """
+        Ends the pin. A second call does nothing.
+        """
+    def slices(self) -> numpy.ndarray:
+        """
+        The chunks of `num_tokens`, as they are now.
+        """
+    @property
+    def is_closed(self) -> bool: ...
+    @property
+    def num_memory_tokens(self) -> int:
+        """
+        How many of them, from the front, are ready in memory now.
+        """
+    @property
+    def num_tokens(self) -> int:
+        """
+        Tokens that the handle pins.
+        """
+
+class TierStats:
+    @property
+    def evicted_chunks(self) -> int: ...
+    @property
+    def failed_chunks(self) -> int: ...
+    @property
+    def limbo_extents(self) -> int: ...
+    @property
+    def ready_chunks(self) -> int: ...
+    @property
+    def total_units(self) -> int: ...
+    @property
+    def used_units(self) -> int: ...
+    @property
+    def uses(self) -> int: ...
+    @property
+    def writing_chunks(self) -> int: ...
+
+class IndexStats:
+    @property
+    def chunks(self) -> int: ...
+    @property
+    def disk(self) -> TierStats: ...
+    @property
+    def dropped_chunks(self) -> int: ...
+    @property
+    def memory(self) -> TierStats: ...
+    @property
+    def nodes(self) -> int: ...
+    @property
+    def pins(self) -> int: ...
+    @property
+    def spill_queue(self) -> int: ...
+    @property
+    def tokens(self) -> int: ...
+
+class RadixIndex:
+    def __init__(
+        self,
+        chunk_tokens: typing.SupportsInt | typing.SupportsIndex,
+        token_bytes: typing.SupportsInt | typing.SupportsIndex,
+        unit_bytes: typing.SupportsInt | typing.SupportsIndex,
+        memory_bytes: typing.SupportsInt | typing.SupportsIndex | None,
+        disk_bytes: typing.SupportsInt | typing.SupportsIndex,
+        tail_slack: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None: ...
+    def acquire(
+        self,
+        tokens: typing.Any,
+        namespace: typing.SupportsInt | typing.SupportsIndex = 0,
+        *,
+        time: typing.SupportsInt | typing.SupportsIndex | None = None,
+        limit: typing.Any = None,
+        release_gil: bool = True,
+    ) -> PrefixHandle:
+        """
+        Matches and pins what was found until the handle is closed.
+        """
+    def check_invariants(self) -> None:
+        """
+        Raises RuntimeError where the index contradicts itself. Slow: for tests.
+        """
+    def clear_all(self) -> numpy.ndarray:
+        """
+        Drops everything, in every namespace; returns the chunks.
+        """
+    def clear_memory(self) -> int:
+        """
+        Everything that no pin holds leaves memory. Returns how many chunks did.
+        """
+    def complete_fetch(
+        self,
+        chunks: typing.Any,
+        num_ok: typing.SupportsInt | typing.SupportsIndex,
+        corrupt: bool = False,
+    ) -> None:
+        """
+        The first `num_ok` are ready in memory; with `corrupt` the next one leaves the disk.
+        """
+    def complete_spill(
+        self,
+        chunks: typing.Any,
+        num_ok: typing.SupportsInt | typing.SupportsIndex,
+        *,
+        retry: bool = False,
+    ) -> None:
+        """
+        The first `num_ok` are ready on disk; the rest failed and are tried again only if `retry`.
+        """
+    def complete_store(
+        self, chunks: typing.Any, num_ok: typing.SupportsInt | typing.SupportsIndex
+    ) -> None:
+        """
+        The first `num_ok` chunks of a store are ready, the rest failed.
+        """
+    def drop(
+        self, tokens: typing.Any, namespace: typing.SupportsInt | typing.SupportsIndex = 0
+    ) -> numpy.ndarray:
+        """
+        Drops every chunk whose path begins with `tokens`; returns them, parents first.
+        """
+    def evict(
+        self, tier: str, num_bytes: typing.SupportsInt | typing.SupportsIndex
+    ) -> numpy.ndarray:
+        """
+        Evicts leaves until their extents add up to `num_bytes`; returns what left.
+        """
+    def evict_units(
+        self, tier: str, num_units: typing.SupportsInt | typing.SupportsIndex
+    ) -> numpy.ndarray:
+        """
+        The same, counted in units of the tier.
+        """
+    def insert(
+        self,
+        tokens: typing.Any,
+        namespace: typing.SupportsInt | typing.SupportsIndex = 0,
+        *,
+        time: typing.SupportsInt | typing.SupportsIndex = 0,
+        release_gil: bool = True,
+    ) -> int:
+        """
+        Reserves and completes at once, evicting as needed. Returns the number of chunks added.
+        """
+    def match(
+        self,
+        tokens: typing.Any,
+        namespace: typing.SupportsInt | typing.SupportsIndex = 0,
+        *,
+        limit: typing.Any = None,
+        release_gil: bool = True,
+    ) -> Match:
+        """
+        Finds how far `tokens` are kept. Pins nothing and changes nothing.
+        """
+    def namespace(self, digest: bytes) -> int:
+        """
+        Finds or makes the tree of a namespace and returns its number.
+        """
+    def release_uses(self, slices: typing.Any) -> None:
+        """
+        Ends the uses that `use` began.
+        """
+    def reserve(
+        self,
+        tokens: typing.Any,
+        namespace: typing.SupportsInt | typing.SupportsIndex = 0,
+        *,
+        time: typing.SupportsInt | typing.SupportsIndex,
+        limit: typing.Any = None,
+        tail: bool = True,
+        release_gil: bool = True,
+    ) -> tuple[numpy.ndarray, int]:
+        """
+        Takes memory for the chunks of `tokens` that memory does not keep: (chunks, missing_units).
+        """
+    def reserve_fetch(
+        self,
+        handle: PrefixHandle,
+        *,
+        max_chunks: typing.SupportsInt | typing.SupportsIndex | None = None,
+    ) -> tuple[numpy.ndarray, int]:
+        """
+        Takes memory for chunks of the handle that are on disk: (chunks, missing_units).
+        """
+    def reserve_spill(
+        self, max_chunks: typing.SupportsInt | typing.SupportsIndex
+    ) -> tuple[numpy.ndarray, numpy.ndarray, bytes, int]:
+        """
+        The next chunks of one path to write to disk: (chunks, tokens, digest, missing_units).
+        """
+    def restore_disk(
+        self,
+        parent_index: numpy.typing.NDArray[numpy.int64],
+        num_tokens: numpy.typing.NDArray[numpy.uint16],
+        tokens: numpy.typing.NDArray[numpy.uint32],
+        disk_offset: numpy.typing.NDArray[numpy.uint32],
+        num_units: numpy.typing.NDArray[numpy.uint16],
+        namespace_index: numpy.typing.NDArray[numpy.int32],
+        digests: collections.abc.Sequence[bytes],
+        time: numpy.typing.NDArray[numpy.uint64],
+    ) -> None:
+        """
+        Puts the chunks of a reopened disk into the index. Parents come before their children.
+        """
+    def state_hash(self) -> int:
+        """
+        A digest of all changes so far: equal on replicas that saw the same calls.
+        """
+    def stats(self) -> IndexStats:
+        """
+        Counts of now.
+        """
+    def touch(self, handle: PrefixHandle, time: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Writes an admission's number to the last chunk of the handle.
+        """
+    def use(
+        self,
+        handle: PrefixHandle,
+        first_token: typing.SupportsInt | typing.SupportsIndex,
+        num_tokens: typing.SupportsInt | typing.SupportsIndex,
+    ) -> numpy.ndarray:
+        """
+        Slices of a handle's tokens in memory, with one use on each.
+        """
+    @property
+    def chunk_tokens(self) -> int: ...
+    @property
+    def unit_bytes(self) -> int: ...
 
 class ExecutorOptions:
     copies_rows: bool
