@@ -28,8 +28,9 @@ help:  ## List the targets
 build: $(VENV)/.built  ## Make .venvs/dev and build radixkv into it
 
 .PHONY: demo
-demo: build engine  ## A real engine with and without radixkv, side by side (TRACE=…, MODEL=random)
-	@$(BIN)/python -m tests.demo $(if $(TRACE),--trace "$(TRACE)") $(if $(MODEL),--model "$(MODEL)")
+demo: $(VENV)/.ready engine  ## A real engine with and without radixkv, side by side (TRACE=…, MODEL=random)
+	@.venvs/sglang-0.5.18/bin/python -m examples.demo $(if $(TRACE),--trace "$(TRACE)") \
+	  $(if $(MODEL),--model "$(MODEL)") $(if $(REQUESTS),--requests "$(REQUESTS)")
 
 .PHONY: test
 test: check engine  ## Everything but soak: also properties, crashes, real engines, sanitizers

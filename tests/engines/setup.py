@@ -117,9 +117,9 @@ class Environment:
     def set(self, stamp: str, value: str) -> None:
         (self.path / f".{stamp}").write_text(value)
 
-    def create(self, *options: str) -> None:
+    def create(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
-        run(f"{self.name}: new environment", interpreter(), "-m", "venv", *options, self.path)
+        run(f"{self.name}: new environment", interpreter(), "-m", "venv", self.path)
 
 
 def build_environment() -> Environment:
@@ -164,7 +164,7 @@ def make_engine(build: Environment, environment: Environment) -> None:
     if environment.has("requirements", stamp):
         return
     say(f"{environment.name}: installing (1.5 GB; about a minute, more where downloads are slow)")
-    environment.create("--without-pip")
+    environment.create()
     install(build, environment, "engine", "-r", wanted)
     install(build, environment, "torch", torch_wheel(build))
     check = "import torch; torch.zeros(1); assert torch.version.cuda is None, torch.__version__"

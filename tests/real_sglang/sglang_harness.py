@@ -74,7 +74,8 @@ class ServerConfig:
 
     def command(self, python: Path, port: int) -> list[str]:
         words = [
-            *(str(python), "-m", "sglang.launch_server"),
+            # -P: radixkv is what was installed, not the folder in which the tests run.
+            *(str(python), "-P", "-m", "sglang.launch_server"),
             *("--model-path", str(self.model), "--skip-tokenizer-init", "--dtype", "float32"),
             *("--host", "127.0.0.1", "--port", str(port), "--skip-server-warmup"),
             *("--device", "cpu", "--attention-backend", "torch_native"),

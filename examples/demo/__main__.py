@@ -1,0 +1,175 @@
+"""Runs the same prompts through SGLang alone and through SGLang with radixkv, and compares.
+
+    make demo                    SmolLM2-135M answers questions about Python's manual
+    make demo MODEL=random       a tiny random model: nothing to download, nothing to read
+    make demo TRACE=PATH         replays recorded prompts (JSON lines with `input` texts), the
+                                 first 12 of them or REQUESTS=…
+
+The device is given too little room on purpose (as a GPU with many users has): what does not fit
+there SGLang computes again, and radixkv brings back from memory and disk. In the end the server is
+started anew, and finds on disk what the first one left there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import report
+from .errors import DemoError
+from .model import Model, is_prepared, prepare_model
+from .report import console, section
+from .server import Answer, Server
+from .workload import Conversation, Ids, Trace, Workload, count_distinct_tokens
+
+CACHE = Path(__file__).resolve().parents[2] / ".cache"
+MAX_NEW_TOKENS = 32
+TURNS_AFTER_RESTART = 4
+
+# Room on the device and in memory, as shares of all distinct tokens of the prompts.
+DEVICE_SHARE = 0.4
+MEMORY_SHARE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """Where things lie and how much room there is."""
+
+    model: Model
+    folder: Path
+    device_tokens: int
+    memory_bytes: int
+    disk_bytes: int
+
+    @property
+    def disk_folder(self) -> Path:
+        return self.folder / "disk"
+
+    def write_config(self) -> Path:
+        path = self.folder / "radixkv.yaml"
+        path.write_text(
+            f"memory:\n  size: {self.memory_bytes >> 20}MiB\n"
+            f"disk:\n  path: {self.disk_folder}\n  size: {self.disk_bytes >> 20}MiB\n"
+        )
+        return path
+
+    def serve(self, name: str, *, with_radixkv: bool) -> Server:
+        config = self.write_config() if with_radixkv else None
+        return Server(self.model, self.device_tokens, self.folder / f"{name}.log", config)
+
+
+def plan(model: Model, workload: Workload) -> Setup:
+    """Sizes the tiers so that the prompts overflow the device, and memory overflows to disk."""
+    prompts = [workload.prompt(turn, {}) for turn in range(len(workload.titles))]
+    distinct = count_distinct_tokens(prompts) + MAX_NEW_TOKENS * len(prompts)
+    longest = max(len(prompt) for prompt in prompts) + 8 * MAX_NEW_TOKENS
+    device_tokens = max(longest, round(distinct * DEVICE_SHARE))
+    memory_bytes = round(distinct * MEMORY_SHARE) * model.kv_bytes_per_token
+    disk_bytes = 2 * distinct * model.kv_bytes_per_token
+    folder = CACHE / "demo"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    mib = 1 << 20
+    setup = Setup(
+        model, folder, device_tokens, max(memory_bytes, 8 * mib), max(disk_bytes, 64 * mib)
+    )
+    console.print(
+        f"{len(prompts)} prompts with {distinct:,} distinct tokens "
+        f"({distinct * model.kv_bytes_per_token / mib:,.0f} MiB of KV). Room for "
+        f"{device_tokens:,} tokens on the device, {setup.memory_bytes / mib:,.0f} MiB in memory, "
+        f"{setup.disk_bytes / mib:,.0f} MiB on disk."
+    )
+    return setup
+
+
+def converse(server: Server, model: Model, workload: Workload) -> tuple[list[Ids], list[Answer]]:
+    """Goes through all turns; gives the prompts as they were sent, and the answers."""
+    prompts: list[Ids] = []
+    answers: list[Answer] = []
+    end_of_turn = model.config["eos_token_id"]
+    said: dict[int, Ids] = {}
+    for turn, title in enumerate(workload.titles):
+        report.show_turn(turn + 1, len(workload.titles), title)
+        prompts.append(workload.prompt(turn, said))
+        answer = server.ask(prompts[turn], MAX_NEW_TOKENS)
+        answers.append(answer)
+        said[turn] = [token for token in answer.ids if token != end_of_turn]
+        report.show_answer("" if model.name == "random" else model.decode(answer.ids), answer)
+    return prompts, answers
+
+
+def repeat(server: Server, prompts: Sequence[Ids], titles: Sequence[str]) -> list[Answer]:
+    """Sends prompts that were sent before."""
+    answers: list[Answer] = []
+    for number, (prompt, title) in enumerate(zip(prompts, titles, strict=True), 1):
+        report.show_turn(number, len(prompts), title)
+        answers.append(server.ask(prompt, MAX_NEW_TOKENS))
+        report.show_answer("", answers[-1])
+    return answers
+
+
+def open_trace(path: Path, model: Model, max_requests: int) -> Trace:
+    trace = Trace(path, model, max_requests, reserve_tokens=MAX_NEW_TOKENS)
+    console.print(
+        f"{path}: the first {len(trace.titles)} of {trace.num_recorded} requests; "
+        f"{trace.num_cut} were longer than the model's {model.context_length:,} tokens and lost "
+        f"{trace.num_tokens_cut:,} at their end"
+    )
+    return trace
+
+
+def run(model_name: str, trace: Path | None, max_requests: int) -> bool:
+    """The whole demo; true if every answer was the same with radixkv as without."""
+    section(f"Model: {model_name}")
+    if not is_prepared(model_name, CACHE / "models"):
+        console.print("downloading and converting it, once (89 MB; with MODEL=random nothing)")
+    model = prepare_model(model_name, CACHE / "models")
+    workload = Conversation(model) if trace is None else open_trace(trace, model, max_requests)
+    setup = plan(model, workload)
+
+    section("SGLang alone")
+    with setup.serve("alone", with_radixkv=False) as server:
+        prompts, alone = converse(server, model, workload)
+
+    section("SGLang with --radix-cache-backend radixkv, the same prompts")
+    with setup.serve("radixkv", with_radixkv=True) as server:
+        cached = repeat(server, prompts, workload.titles)
+
+    section("The same server, started again: the device and memory are empty, the disk is not")
+    again = slice(-TURNS_AFTER_RESTART, None)
+    with setup.serve("restarted", with_radixkv=True) as server:
+        restarted = repeat(server, prompts[again], workload.titles[again])
+
+    report.show_comparison(workload.titles, alone, cached, "Without and with radixkv")
+    report.show_comparison(workload.titles[again], alone[again], restarted, "After the restart")
+    shutil.rmtree(setup.disk_folder, ignore_errors=True)
+    pairs = zip([*alone, *alone[again]], [*cached, *restarted], strict=True)
+    return all(a.ids == b.ids for a, b in pairs)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--model", choices=["smollm2", "random"], default="smollm2")
+    parser.add_argument("--trace", type=Path, help="JSON lines with `input` texts, or a folder")
+    parser.add_argument("--requests", type=int, default=12, help="how many of a trace to replay")
+    arguments = parser.parse_args()
+    started = time.monotonic()
+    try:
+        same = run(arguments.model, arguments.trace, arguments.requests)
+    except DemoError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    report.show_gpu_lines()
+    console.print(f"\nDone in {time.monotonic() - started:.0f} s.", style="dim")
+    if not same:
+        print("demo: some answers differ from those without radixkv", file=sys.stderr)
+    return 0 if same else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
