@@ -8,14 +8,17 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstring>
-#include <filesystem>
 #include <memory>
+#include <thread>
 
 #include "core/tier_failure.h"
 
 namespace radixkv {
 namespace {
+
+constexpr std::chrono::seconds kLastWritesPatience(10);
 
 using Kind = TierFailure::Kind;
 
@@ -203,11 +206,25 @@ void DiskFile::open_existing(const std::optional<Digest>& group_id) {
   const int fd = open(path_.c_str(), O_RDWR | O_DIRECT | O_CLOEXEC);
   direct_ = fd >= 0;
   fd_ = direct_ ? FileDescriptor(fd) : open_or_fail(path_, O_RDWR);
+  wait_for_last_writes();
   struct stat status {};
   if (fstat(fd_.get(), &status) != 0) fail_errno("reading", path_, errno);
   // Cut short since, by hand or by a file system that lost it: what is missing reads as failures,
   // and room for new chunks is made again.
   if (status.st_size < shape_.file_bytes()) preallocate(fd_.get(), path_);
+}
+
+// Writes that a killed process had in flight may land after it is gone. They hold the file open,
+// and with it the lock on the file itself; the lock file's is free by then.
+void DiskFile::wait_for_last_writes() {
+  const auto patience = std::chrono::steady_clock::now() + kLastWritesPatience;
+  while (flock(fd_.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK) fail_errno("locking", path_, errno);
+    if (std::chrono::steady_clock::now() > patience) {
+      fail(Kind::kLocked, path_ + " is still being written by a process that is gone: try later");
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
 }
 
 FoundFile open_for_inspection(const std::string& path) {

@@ -62,6 +62,7 @@ class DiskFile {
   void create(const std::optional<Digest>& group_id);
   void preallocate(int fd, const std::string& temporary_path);
   void open_existing(const std::optional<Digest>& group_id);
+  void wait_for_last_writes();
 
   DiskShape shape_;
   std::string path_;

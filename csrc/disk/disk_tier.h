@@ -90,10 +90,10 @@ class DiskTier {
   RecoveredChunks recovered_;
   DiskTable table_;
   DiskContext context_;
+  std::string io_note_;  // before the engine, whose making writes it
   std::unique_ptr<IoEngine> engine_;
   const char* engine_name_ = "";
   bool has_registered_buffers_ = false;
-  std::string io_note_;
   const int depth_;
   IoWindow reads_;
   IoWindow writes_;
