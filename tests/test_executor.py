@@ -1,4 +1,4 @@
-"""The executor: what it refuses, in which order commands end, layerwise loads, faults and the end."""
+"""The executor: what it refuses, in which order commands end, layerwise loads, faults, the end."""
 
 from __future__ import annotations
 
