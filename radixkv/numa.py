@@ -8,7 +8,7 @@ from pathlib import Path
 NODES = Path("/sys/devices/system/node")
 
 
-def bound_node() -> int:
+def local_node() -> int:
     """The one node that has all CPUs that this process may run on; -1 if there is no such one.
 
     On a host with a single node there is nothing to choose: -1 as well.

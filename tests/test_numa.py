@@ -31,8 +31,8 @@ def test_the_node_that_holds_all_allowed_cpus(tmp_path, monkeypatch, cpulists, a
     write_nodes(tmp_path, monkeypatch, *cpulists)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: allowed)
 
-    assert numa.bound_node() == node
+    assert numa.local_node() == node
 
 
 def test_this_host_has_an_answer():
-    assert numa.bound_node() >= -1
+    assert numa.local_node() >= -1
