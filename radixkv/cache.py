@@ -1,0 +1,361 @@
+"""KVCache: planner and executor joined in one process. Start reading here.
+
+    store(tokens, slots) ─▶ Planner ─▶ commands ─▶ Executor ─▶ engine memory ◀─▶ memory ◀─▶ disk
+    load(handle, slots)        ▲                      │
+                               └── tick() ◀─ completions
+
+The engine (or you) owns KV in slots; the cache copies it out, finds it again by tokens, and copies it back. All
+calls are made from one thread. Nothing becomes visible before `tick()` has heard that its bytes are down.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radixkv.commands import Command, Completion, CompletionStatus
+from radixkv.config import CacheConfig
+from radixkv.executor import DiskOptions, Executor, RestoredChunks
+from radixkv.index import Match, PrefixHandle, Tokens
+from radixkv.layout import EngineMemory, KVLayout
+from radixkv.namespace import Namespace
+from radixkv.planner import Planner, Prefetch, SlotSource
+from radixkv.ticks import TickRow, decode, encode
+
+logger = logging.getLogger(__name__)
+
+
+class RankGroup:
+    """How the ranks of one engine agree. This one is a group of a single rank; adapters bring theirs.
+
+    Attributes:
+        rank: This process's place in the group.
+        size: Ranks in the group.
+    """
+
+    rank = 0
+    size = 1
+
+    def minimum(self, row: TickRow) -> TickRow:
+        """Elementwise minimum of every rank's row. Shape and dtype are kept."""
+        return row
+
+    def gather(self, value: object) -> list[object]:
+        """Every rank's value, in order of rank. Called at start only."""
+        return [value]
+
+
+class Ticket:
+    """Something under way: wait for it, or for one of its layers."""
+
+    def __init__(self, cache: KVCache, command_id: int) -> None:
+        self._cache = cache
+        self.command_id = command_id
+
+    @property
+    def done(self) -> bool:
+        """Whether `tick()` has heard of its end."""
+        return self._cache.completion(self.command_id) is not None
+
+    def wait(self, timeout_s: float = 60.0) -> bool:
+        """Tick until it ended; whether all of it is done. Not for engines with several ranks.
+
+        Raises:
+            TimeoutError: It did not end in time; it still may.
+        """
+        deadline = time.monotonic() + timeout_s
+        while (completion := self._cache.completion(self.command_id)) is None:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"command {self.command_id} did not end in {timeout_s} s")
+            self._cache.wait_for_completion(0.05)
+            self._cache.tick()
+        return completion.status is CompletionStatus.OK
+
+    def wait_layer(self, layer: int, timeout_s: float = 60.0) -> bool:
+        """Block until a load has copied this layer; False if it failed or time ran out."""
+        return self._cache.executor.wait_layer(self.command_id, layer, timeout_s)
+
+
+class KVCache:
+    """A prefix cache over memory and disk for the KV of one engine.
+
+    Args:
+        layout: The KV of one token on one rank.
+        config: Settings; sizes are for the host and divided by the group's ranks.
+        namespace: What must be equal beside the tokens; requests may name others in `namespace_id`.
+        engine: The engine's KV memory; without it nothing can be stored or loaded until `attach`.
+        group: How the ranks agree, for engines of several ranks.
+        max_store_tokens: Engine slots that stores under way may lock; above it a store is dropped.
+
+    Raises:
+        TierError: A tier could not be opened; the reason says what to do.
+    """
+
+    def __init__(
+        self,
+        layout: KVLayout,
+        config: CacheConfig | None = None,
+        *,
+        namespace: Namespace | None = None,
+        engine: EngineMemory | None = None,
+        group: RankGroup | None = None,
+        max_store_tokens: float = float("inf"),
+    ) -> None:
+        self.layout = layout
+        self._group = group or RankGroup()
+        self.config = (config or CacheConfig()).for_rank(self._group.size)
+        self.executor = Executor(
+            layout,
+            chunk_tokens=self.config.chunk_tokens,
+            memory_bytes=self.config.memory_size_bytes,
+            disk=_disk_options(self.config, self._group),
+            hugepages=self.config.memory_hugepages != "never",
+        )
+        try:
+            tiers = (self.executor.memory_units, self.executor.disk_units)
+            memory_units, disk_units = np.min(np.array(self._group.gather(tiers)), axis=0).tolist()
+            self.planner = Planner(
+                layout,
+                self.config,
+                memory_units=memory_units,
+                disk_units=disk_units,
+                max_store_tokens=max_store_tokens,
+            )
+            self.namespace = namespace or Namespace(model="", layout=layout.digest(self.config.chunk_tokens))
+            self._default_namespace = self.namespace_id(self.namespace)
+            self.num_restored_chunks = self._restore()
+            if engine is not None:
+                self.attach(engine)
+        except BaseException:
+            self.executor.close()
+            raise
+        self._heard: dict[int, Completion] = {}
+        self._ended: dict[int, Completion] = {}
+        self._last_tick_s = time.monotonic()
+
+    def attach(self, engine: EngineMemory) -> None:
+        """Name the engine memory that stores and loads are about.
+
+        Raises:
+            ValueError: Its buffers do not fit the layout.
+        """
+        self.executor.attach(engine)
+
+    def namespace_id(self, namespace: Namespace) -> int:
+        """The tree of a namespace, as the number that other calls take."""
+        return self.planner.index.namespace(namespace.digest())
+
+    def match(
+        self, tokens: Tokens, namespace: int | None = None, *, limit: int | None = None
+    ) -> Match:
+        """What is kept of a prompt: how many tokens, how many of them in memory. Changes nothing."""
+        return self.planner.match(tokens, self._tree(namespace), limit=limit)
+
+    def acquire(
+        self, tokens: Tokens, namespace: int | None = None, *, limit: int | None = None
+    ) -> PrefixHandle:
+        """Match, mark as used, and pin until the handle is closed."""
+        now = self.planner.new_admission()
+        return self.planner.acquire(tokens, self._tree(namespace), limit=limit, time=now)
+
+    def store(
+        self,
+        tokens: Tokens,
+        slots: NDArray[np.int64] | SlotSource,
+        namespace: int | None = None,
+        *,
+        limit: int | None = None,
+        tail: bool = True,
+        admission: int | None = None,
+    ) -> Ticket | None:
+        """Copy a prompt's KV out of the engine, as far as it is not kept yet.
+
+        The slots must keep their contents until the ticket is done.
+
+        Args:
+            tokens: The prompt, from its first token.
+            slots: Engine slot of each token, shape (len(tokens),), int64; or a function that gives those
+                of the positions first … last − 1, called once if anything is to be copied.
+            namespace: From `namespace_id`; None for the cache's own.
+            limit: Tokens whose KV is complete; None for all.
+            tail: Whether to keep a last chunk that is not full.
+            admission: Number from `planner.new_admission()`; None draws one.
+
+        Returns:
+            What to wait on, or None where there is nothing to copy or no room.
+
+        Raises:
+            ValueError: `slots` does not cover the tokens.
+        """
+        if isinstance(slots, np.ndarray):
+            wanted = len(tokens) if limit is None else limit
+            if slots.dtype != np.int64 or slots.ndim != 1 or len(slots) < wanted:
+                raise ValueError(
+                    f"slots: expected int64 of shape ({wanted},), got {slots.dtype} of {slots.shape}"
+                )
+        command = self.planner.store(
+            tokens,
+            _slot_source(slots),
+            time=self.planner.new_admission() if admission is None else admission,
+            namespace=self._tree(namespace),
+            limit=limit,
+            tail=tail,
+        )
+        self._submit()
+        return None if command is None else Ticket(self, command.command_id)
+
+    def load(self, handle: PrefixHandle, slots: NDArray[np.int64], first_token: int = 0) -> Ticket:
+        """Copy the KV of a pinned prefix into engine memory, layer by layer.
+
+        Returns once the copy is queued; the chunks stay until it has ended, even if the handle is closed.
+
+        Args:
+            handle: Open handle on the tokens.
+            slots: Where the tokens from `first_token` on go. Shape (num_tokens,), int64.
+            first_token: Position of the first token to copy.
+
+        Raises:
+            ValueError: Memory does not hold all of these tokens (fetch them first).
+            HandleClosedError: `handle` was closed.
+        """
+        command = self.planner.load(handle, first_token, slots)
+        self._submit()
+        return Ticket(self, command.command_id)
+
+    def prefetch(
+        self, tokens: Tokens, namespace: int | None = None, *, limit: int | None = None
+    ) -> Prefetch | None:
+        """Begin to bring what only the disk has into memory; None if there is nothing to bring."""
+        prefetch = self.planner.prefetch(tokens, self._tree(namespace), limit=limit)
+        self._submit()
+        return prefetch
+
+    def end_prefetch(self, prefetch: Prefetch) -> int:
+        """Stop waiting and unpin; gives the tokens that it brought into memory."""
+        return self.planner.end_prefetch(prefetch)
+
+    def fetch(
+        self, tokens: Tokens, namespace: int | None = None, *, timeout_s: float = 60.0
+    ) -> int:
+        """Bring a prompt from disk to memory and wait for it; gives the tokens now in memory."""
+        prefetch = self.prefetch(tokens, namespace)
+        deadline = time.monotonic() + timeout_s
+        while prefetch is not None and not prefetch.done and time.monotonic() < deadline:
+            self.wait_for_completion(0.05)
+            self.tick()
+        if prefetch is not None:
+            self.end_prefetch(prefetch)
+        return self.match(tokens, namespace).num_memory_tokens
+
+    def drop(self, tokens: Tokens, namespace: int | None = None) -> int:
+        """Forget everything that begins with these tokens, on every tier; gives the number of chunks."""
+        dropped = self.planner.drop(tokens, self._tree(namespace))
+        self._submit()
+        return dropped
+
+    def clear(self, *, disk: bool = False) -> None:
+        """Forget what memory holds, and the disk too if asked."""
+        self.planner.clear(disk=disk)
+        self._submit()
+
+    def tick(self) -> list[tuple[Command, Completion]]:
+        """Hear what ended, on all ranks; plan and submit what follows. Every rank calls it once a step.
+
+        Returns:
+            The commands that ended since the last tick.
+        """
+        for completion in self.executor.poll():
+            self._heard[completion.command_id] = completion
+        now_s = time.monotonic()
+        elapsed_us = int((now_s - self._last_tick_s) * 1e6)
+        self._last_tick_s = now_s
+        pending = self.planner.pending_ids
+        row = encode(elapsed_us, self.planner.num_issued, pending, self._heard)
+        if pending and self._group.size > 1:  # with nothing under way there is nothing to agree on
+            row = self._group.minimum(row)
+        ended = self.planner.apply(decode(row, pending))
+        for _, completion in ended:
+            self._heard.pop(completion.command_id, None)
+            self._remember(completion)
+        self._submit()
+        return ended
+
+    def completion(self, command_id: int) -> Completion | None:
+        """How a command ended, or None if it has not (or so long ago that it is forgotten)."""
+        return self._ended.get(command_id)
+
+    def wait_for_completion(self, timeout_s: float) -> None:
+        """Sleep until this rank has something to tell, or time is up."""
+        self.executor.wait(timeout_s)
+
+    def settle(self, timeout_s: float = 60.0) -> bool:
+        """Tick until nothing is under way, spills included; False if time ran out first."""
+        deadline = time.monotonic() + timeout_s
+        self.tick()
+        while self.planner.pending_ids:
+            if time.monotonic() > deadline:
+                return False
+            self.wait_for_completion(0.05)
+            self.tick()
+        return True
+
+    def close(self) -> None:
+        """Finish what is under way, within bounds, and give everything back. May be called twice."""
+        self.executor.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _tree(self, namespace: int | None) -> int:
+        return self._default_namespace if namespace is None else namespace
+
+    def _submit(self) -> None:
+        for command in self.planner.take_commands():
+            self.executor.submit(command)
+
+    def _remember(self, completion: Completion) -> None:
+        self._ended[completion.command_id] = completion
+        if len(self._ended) > 4096:
+            del self._ended[next(iter(self._ended))]
+
+    def _restore(self) -> int:
+        """Put what the disk holds into the tree: only what every rank has in the same place."""
+        restored = self.executor.restored
+        if restored is None:
+            return 0
+        if self._group.size > 1:
+            mine = restored.fingerprints()
+            common = set(mine.tolist()).intersection(
+                *(set(theirs) for theirs in self._group.gather(mine.tolist()))  # type: ignore[call-overload]
+            )
+            restored = restored.keep(np.array([print_ in common for print_ in mine.tolist()], bool))
+        self.planner.restore(restored)
+        logger.info("disk: %d chunks of earlier runs are back in the index", len(restored))
+        return len(restored)
+
+
+def _disk_options(config: CacheConfig, group: RankGroup) -> DiskOptions | None:
+    if config.disk_path is None:
+        return None
+    return DiskOptions(
+        path=config.disk_path,
+        capacity_bytes=config.disk_size_bytes,
+        durable=config.disk_durable,
+        io=config.disk_io,
+        rank=group.rank,
+        world_size=group.size,
+    )
+
+
+def _slot_source(slots: NDArray[np.int64] | SlotSource) -> SlotSource:
+    if isinstance(slots, np.ndarray):
+        return lambda first, last: slots[first:last]
+    return slots

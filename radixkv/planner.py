@@ -1,0 +1,377 @@
+"""The control plane: which tokens are kept, where, what to move and what to evict.
+
+    requests ──▶ Planner ──▶ commands ──▶ (an Executor moves bytes) ──▶ completions ──▶ apply()
+
+A planner does no I/O and reads no clock: it is a deterministic function of the requests and tick records that it
+is given, so that its replicas on several ranks stay equal. Everything here runs on one thread, the engine's
+scheduler; no call waits for anything.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radixkv.commands import (
+    NO_EXTENT,
+    ChunkArray,
+    Clear,
+    Command,
+    Completion,
+    CompletionStatus,
+    Fetch,
+    Load,
+    Spill,
+    Store,
+)
+from radixkv.config import CacheConfig
+from radixkv.index import Match, PrefixHandle, RadixIndex, Tokens
+from radixkv.layout import KVLayout
+from radixkv.ticks import TickRecord
+
+SlotSource = Callable[[int, int], NDArray[np.int64]]
+"""Gives the engine slots of the prompt's positions first … last − 1. Shape (last − first,), int64."""
+
+_FETCH_BYTES = 16 << 20  # one command: long enough for the device, short enough to admit part of a prefix
+_SPILL_CHUNKS = 16
+_SPILL_BYTES_INFLIGHT = 128 << 20
+_FIRST_PAUSE_US = 1_000_000
+_LAST_PAUSE_US = 60_000_000
+
+
+@dataclass(slots=True)
+class Prefetch:
+    """Chunks on their way from disk to memory for a request that waits.
+
+    Attributes:
+        handle: Pins what was found on any tier; closed when the prefetch ends.
+        tokens_before: Tokens of it that were in memory already.
+        deadline_us: Planner time after which the request waits no longer.
+        done: It ended: all is there, something failed, or time ran out.
+    """
+
+    handle: PrefixHandle
+    tokens_before: int
+    deadline_us: int
+    done: bool = False
+
+
+@dataclass(slots=True)
+class PlannerCounters:
+    """What a planner did since it began, in tokens, but for the calls that it turned down or cut short."""
+
+    stored: int = 0
+    stores_dropped: int = 0  # calls: too much was under way
+    stores_failed: int = 0
+    loaded: int = 0
+    loads_failed: int = 0
+    spilled: int = 0
+    spills_failed: int = 0
+    fetched: int = 0
+    fetches_failed: int = 0
+    fetches_corrupt: int = 0
+    prefetches_late: int = 0  # calls: the deadline came first
+
+
+class Planner:
+    """Turns requests and completions into commands.
+
+    Args:
+        layout: The KV of one token on one rank.
+        config: Settings; sizes are those of this rank.
+        memory_units: Units in the memory tier, the least of all ranks.
+        disk_units: Units in the disk tier, 0 for none.
+        max_store_tokens: Engine slots that stores under way may lock; above it a store is dropped.
+    """
+
+    def __init__(
+        self,
+        layout: KVLayout,
+        config: CacheConfig,
+        *,
+        memory_units: int,
+        disk_units: int = 0,
+        max_store_tokens: float = math.inf,
+    ) -> None:
+        self._unit_bytes = layout.unit_bytes(config.chunk_tokens)
+        self._chunk_tokens = config.chunk_tokens
+        self._config = config
+        self._max_store_tokens = max_store_tokens
+        self._has_disk = disk_units > 0
+        self.index = RadixIndex(
+            chunk_tokens=config.chunk_tokens,
+            token_bytes=layout.token_bytes,
+            memory_bytes=memory_units * self._unit_bytes,
+            disk_bytes=disk_units * self._unit_bytes,
+            tail_slack=config.tail_slack,
+            unit_bytes=self._unit_bytes,
+        )
+        self.counters = PlannerCounters()
+        self.now_us = 0
+        self.num_issued = 0
+        self.next_sequence = 1
+        self._admissions = 0
+        self._outbox: list[Command] = []
+        self._pending: dict[int, Command] = {}
+        self._prefetches: list[Prefetch] = []
+        self._store_tokens_inflight = 0
+        self._fetch_bytes_inflight = 0
+        self._spill_bytes_inflight = 0
+        self._pause_us = _FIRST_PAUSE_US
+        self._spill_after_us = 0
+
+    @property
+    def pending_ids(self) -> list[int]:
+        """Commands under way, oldest first."""
+        return list(self._pending)
+
+    def take_commands(self) -> list[Command]:
+        """Commands planned since the last call, in the order in which they are to be submitted."""
+        commands, self._outbox = self._outbox, []
+        return commands
+
+    def new_admission(self) -> int:
+        """The number of the next admission: the recency of what it uses."""
+        self._admissions += 1
+        return self._admissions
+
+    def match(self, tokens: Tokens, namespace: int = 0, *, limit: int | None = None) -> Match:
+        """The longest kept prefix of the first `limit` tokens. Pins and changes nothing."""
+        return self.index.match(tokens, namespace, limit=limit, release_gil=False)
+
+    def acquire(
+        self, tokens: Tokens, namespace: int = 0, *, limit: int | None = None, time: int | None = None
+    ) -> PrefixHandle:
+        """Match and pin; `time` is the admission that uses it, None leaves recency alone."""
+        return self.index.acquire(tokens, namespace, limit=limit, time=time, release_gil=False)
+
+    def store(
+        self,
+        tokens: Tokens,
+        slots: SlotSource,
+        *,
+        time: int,
+        namespace: int = 0,
+        limit: int | None = None,
+        tail: bool = True,
+    ) -> Store | None:
+        """Plan to keep what is not kept yet of the first `limit` tokens.
+
+        Args:
+            tokens: The prompt, and what was decoded after it.
+            slots: Called once, with the range of positions to copy, if there is anything to copy.
+            time: The admission that computed them.
+            namespace: Which tree.
+            limit: Tokens whose KV is complete; None for all.
+            tail: Whether to keep a last chunk that is not full.
+
+        Returns:
+            The command, or None: all is kept, memory is full of what is pinned, or too much is under way.
+        """
+        if self._store_tokens_inflight >= self._max_store_tokens:
+            self.counters.stores_dropped += 1
+            return None
+        chunks = self._reserve(tokens, namespace, time, limit, tail)
+        if not len(chunks):
+            return None
+        num_tokens = int(chunks["count"].sum())
+        first = int(chunks["span"][0]) * self._chunk_tokens
+        try:
+            command = Store(self._new_id(), chunks, slots(first, first + num_tokens))
+        except BaseException:
+            self.index.complete_store(chunks, 0)
+            raise
+        self._store_tokens_inflight += num_tokens
+        self._issue(command)
+        return command
+
+    def load(self, handle: PrefixHandle, first_token: int, slots: NDArray[np.int64]) -> Load:
+        """Plan to copy a pinned prefix from memory to the engine.
+
+        Args:
+            handle: Open handle; memory holds its tokens up to `first_token + len(slots)`.
+            first_token: Position of the first token to copy.
+            slots: Where the tokens go. Shape (num_tokens,), int64.
+
+        Raises:
+            ValueError: Memory does not hold all of them.
+        """
+        chunks = self.index.use(handle, first_token, len(slots))
+        command = Load(self._new_id(), chunks, slots)
+        self._issue(command)
+        return command
+
+    def prefetch(
+        self, tokens: Tokens, namespace: int = 0, *, limit: int | None = None
+    ) -> Prefetch | None:
+        """Begin to bring what only the disk has into memory; None if there is nothing to bring."""
+        if not self._has_disk or not self._config.prefetch_budget_bytes:
+            return None
+        match = self.match(tokens, namespace, limit=limit)
+        if match.num_tokens == match.num_memory_tokens:
+            return None
+        handle = self.acquire(tokens, namespace, limit=limit)
+        deadline_us = self.now_us + round(self._config.prefetch_deadline_s * 1e6)
+        prefetch = Prefetch(handle, handle.num_memory_tokens, deadline_us)
+        self._prefetches.append(prefetch)
+        self._continue_prefetch(prefetch)
+        return prefetch
+
+    def end_prefetch(self, prefetch: Prefetch) -> int:
+        """Stop waiting and unpin; what is under way still lands in memory.
+
+        Returns:
+            Tokens that the prefetch brought into memory.
+        """
+        prefetch.done = True
+        if prefetch in self._prefetches:
+            self._prefetches.remove(prefetch)
+        if prefetch.handle.closed:
+            return 0
+        brought = prefetch.handle.num_memory_tokens - prefetch.tokens_before
+        prefetch.handle.close()
+        return max(brought, 0)
+
+    def drop(self, tokens: Tokens, namespace: int = 0) -> int:
+        """Forget everything that begins with these tokens, on every tier; gives the number of chunks."""
+        dropped = self.index.drop(tokens, namespace)
+        self._clear(dropped)
+        return len(dropped)
+
+    def clear(self, *, disk: bool) -> None:
+        """Forget what memory holds, and the disk too if asked."""
+        for prefetch in list(self._prefetches):
+            self.end_prefetch(prefetch)
+        if disk:
+            self._clear(self.index.clear_all())
+        else:
+            self.index.clear_memory()
+
+    def apply(self, record: TickRecord) -> list[tuple[Command, Completion]]:
+        """Take in what all ranks agree on; plan what follows from it.
+
+        Returns:
+            The commands that ended, with how they ended.
+        """
+        self.now_us += record.elapsed_us
+        ended = []
+        for completion in record.completions:
+            command = self._pending.pop(completion.command_id)
+            self._complete(command, completion)
+            ended.append((command, completion))
+        for prefetch in list(self._prefetches):
+            self._continue_prefetch(prefetch)
+        self._plan_spills()
+        return ended
+
+    def _new_id(self) -> int:
+        return self.num_issued + 1
+
+    def _issue(self, command: Command) -> None:
+        self.num_issued += 1
+        self._pending[command.command_id] = command
+        self._outbox.append(command)
+
+    def _reserve(
+        self, tokens: Tokens, namespace: int, time: int, limit: int | None, tail: bool
+    ) -> ChunkArray:
+        """Chunks to write, parents first. Evicts to make room, but never the prefix of what is stored."""
+
+        def reserve() -> tuple[ChunkArray, int]:
+            return self.index.reserve(
+                tokens, namespace, time=time, limit=limit, tail=tail, release_gil=False
+            )
+
+        with self.acquire(tokens, namespace, limit=limit):
+            chunks, missing_units = reserve()
+            if missing_units and self.index.evict_units("memory", missing_units):
+                more, _ = reserve()
+                chunks = np.concatenate([chunks, more])
+        return chunks
+
+    def _complete(self, command: Command, completion: Completion) -> None:
+        num_ok = completion.num_ok
+        if isinstance(command, Clear):
+            return
+        done_tokens = int(command.chunks["count"][:num_ok].sum())
+        failed_tokens = int(command.chunks["count"][num_ok:].sum())
+        counters = self.counters
+        if isinstance(command, Store):
+            self.index.complete_store(command.chunks, num_ok)
+            self._store_tokens_inflight -= done_tokens + failed_tokens
+            counters.stored += done_tokens
+            counters.stores_failed += failed_tokens
+        elif isinstance(command, Load):
+            self.index.release_uses(command.chunks)
+            counters.loaded += done_tokens
+            counters.loads_failed += failed_tokens
+        elif isinstance(command, Fetch):
+            corrupt = completion.status is CompletionStatus.CORRUPT
+            self.index.complete_fetch(command.chunks, num_ok, corrupt=corrupt)
+            self._fetch_bytes_inflight -= self._bytes_of(command.chunks)
+            counters.fetched += done_tokens
+            counters.fetches_failed += failed_tokens
+            counters.fetches_corrupt += failed_tokens if corrupt else 0
+        else:
+            self.index.complete_spill(command.chunks, num_ok)
+            self._spill_bytes_inflight -= self._bytes_of(command.chunks)
+            counters.spilled += done_tokens
+            counters.spills_failed += failed_tokens
+            self._pace_spills(failed=failed_tokens > 0)
+
+    def _bytes_of(self, chunks: ChunkArray) -> int:
+        return int(chunks["num_units"].sum(dtype=np.int64)) * self._unit_bytes
+
+    def _pace_spills(self, *, failed: bool) -> None:
+        """A disk that fails is left alone for a while, longer each time."""
+        if failed:
+            self._spill_after_us = self.now_us + self._pause_us
+            self._pause_us = min(2 * self._pause_us, _LAST_PAUSE_US)
+        else:
+            self._pause_us = _FIRST_PAUSE_US
+
+    def _plan_spills(self) -> None:
+        """Copy to disk what memory has and the disk lacks, ahead of eviction."""
+        if not self._has_disk or self.now_us < self._spill_after_us:
+            return
+        evicted = False
+        while self._spill_bytes_inflight < _SPILL_BYTES_INFLIGHT:
+            chunks, tokens, namespace, missing_units = self.index.reserve_spill(_SPILL_CHUNKS)
+            if len(chunks):
+                self._issue(Spill(self._new_id(), chunks, tokens, namespace, self.next_sequence))
+                self.next_sequence += len(chunks)
+                self._spill_bytes_inflight += self._bytes_of(chunks)
+            elif not missing_units or evicted or not self.index.evict_units("disk", missing_units):
+                return
+            else:
+                evicted = True
+
+    def _continue_prefetch(self, prefetch: Prefetch) -> None:
+        """Plan its next reads, or end it."""
+        handle = prefetch.handle
+        while self._fetch_bytes_inflight < self._config.prefetch_budget_bytes:
+            max_chunks = max(1, _FETCH_BYTES // (16 * self._unit_bytes))
+            chunks, missing_units = self.index.reserve_fetch(handle, max_chunks=max_chunks)
+            if len(chunks):
+                self._issue(Fetch(self._new_id(), chunks))
+                self._fetch_bytes_inflight += self._bytes_of(chunks)
+            elif not missing_units or not self.index.evict_units("memory", missing_units):
+                break
+        if handle.num_memory_tokens >= handle.num_tokens:
+            prefetch.done = True
+        elif self.now_us >= prefetch.deadline_us:
+            self.counters.prefetches_late += 1
+            prefetch.done = True
+        elif not any(isinstance(command, Fetch) for command in self._pending.values()):
+            prefetch.done = True  # nothing moves any more: the rest is not to be had
+        if prefetch.done:
+            self._prefetches.remove(prefetch)
+
+    def _clear(self, chunks: ChunkArray) -> None:
+        on_disk = chunks[chunks["disk_offset"] != NO_EXTENT]
+        if len(on_disk):
+            self._issue(Clear(self._new_id(), on_disk))

@@ -1,0 +1,92 @@
+"""Tick records: how the replicas of a planner, one on each rank, come to hear the same things.
+
+Requests reach the ranks of an engine identically, completions do not: a copy ends on one rank a step earlier.
+Ranks that act on what they alone know admit different requests and wait for each other for ever. So each rank
+writes what it has heard into a row of fixed length, one minimum over all ranks (`all_reduce(MIN)` on the CPU
+group) makes the rows equal, and the planner acts on nothing else.
+
+    [ elapsed µs | issued | −issued | outcome of the oldest pending command | … of the next | … ]
+
+An outcome is 0 while the command is under way, and grows with the number of chunks done: the minimum is *under
+way* if any rank still works, and otherwise the fewest chunks that any rank has done. One failed, all failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radixkv.commands import Completion, CompletionStatus
+from radixkv.errors import RadixKVError
+
+WINDOW = 256
+_HEAD = 3
+_SEVERITY = (
+    CompletionStatus.FULL,
+    CompletionStatus.FAILED,
+    CompletionStatus.CORRUPT,
+    CompletionStatus.OK,
+)
+
+TickRow = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class TickRecord:
+    """What all ranks agree on in one scheduler step.
+
+    Attributes:
+        elapsed_us: Time since the last tick, the least that any rank measured.
+        completions: Commands that ended on every rank, oldest first.
+    """
+
+    elapsed_us: int
+    completions: tuple[Completion, ...]
+
+
+class ReplicasDivergedError(RadixKVError):
+    """The ranks' planners no longer issue the same commands; nothing they say can be trusted."""
+
+
+def encode(
+    elapsed_us: int, issued: int, pending: Sequence[int], heard: Mapping[int, Completion]
+) -> TickRow:
+    """This rank's row.
+
+    Args:
+        elapsed_us: Time since the last tick, in microseconds.
+        issued: Commands issued so far; ranks whose count differs have diverged.
+        pending: Ids of the commands under way, oldest first, the same on every rank.
+        heard: Completions that this rank has and the others may not have yet.
+
+    Returns:
+        Shape (3 + WINDOW,), int64.
+    """
+    row = np.zeros(_HEAD + WINDOW, np.int64)
+    row[:_HEAD] = elapsed_us, issued, -issued
+    for place, command_id in enumerate(pending[:WINDOW]):
+        completion = heard.get(command_id)
+        if completion is not None:
+            severity = _SEVERITY.index(completion.status)
+            row[_HEAD + place] = 1 + completion.num_ok * len(_SEVERITY) + severity
+    return row
+
+
+def decode(row: TickRow, pending: Sequence[int]) -> TickRecord:
+    """What the minimum over all ranks' rows says.
+
+    Raises:
+        ReplicasDivergedError: The ranks have issued different numbers of commands.
+    """
+    if row[1] != -row[2]:
+        raise ReplicasDivergedError(
+            f"ranks have issued between {row[1]} and {-row[2]} commands; restart the engine"
+        )
+    completions = []
+    for place in np.flatnonzero(row[_HEAD:]).tolist():
+        num_ok, severity = divmod(int(row[_HEAD + place]) - 1, len(_SEVERITY))
+        completions.append(Completion(pending[place], num_ok, _SEVERITY[severity]))
+    return TickRecord(int(row[0]), tuple(completions))
