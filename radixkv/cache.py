@@ -126,7 +126,7 @@ class KVCache:
                 disk_units=disk_units,
                 max_store_tokens=max_store_tokens,
             )
-            self.namespace = namespace or Namespace(model="", layout=layout.digest(self.config.chunk_tokens))
+            self.namespace = namespace or Namespace("", layout.digest(self.config.chunk_tokens))
             self._default_namespace = self.namespace_id(self.namespace)
             self.num_restored_chunks = self._restore()
             if engine is not None:
@@ -271,13 +271,14 @@ class KVCache:
         """
         for completion in self.executor.poll():
             self._heard[completion.command_id] = completion
+        pending = self.planner.pending_ids
+        if not pending and self._group.size > 1:
+            return []  # every replica knows that nothing is under way: there is nothing to agree on
         now_s = time.monotonic()
         elapsed_us = int((now_s - self._last_tick_s) * 1e6)
         self._last_tick_s = now_s
-        pending = self.planner.pending_ids
         row = encode(elapsed_us, self.planner.num_issued, pending, self._heard)
-        if pending and self._group.size > 1:  # with nothing under way there is nothing to agree on
-            row = self._group.minimum(row)
+        row = self._group.minimum(row)
         ended = self.planner.apply(decode(row, pending))
         for _, completion in ended:
             self._heard.pop(completion.command_id, None)

@@ -1,0 +1,1 @@
+"""radixkv inside SGLang: `--radix-cache-backend radixkv [--radixkv-config FILE]`."""

@@ -1,0 +1,54 @@
+"""What SGLang's KV pool asks before it reads a layer: is it loaded yet?
+
+SGLang hands a batch an index when the batch is made, names it again before the forward, and calls `wait_until` each
+time a layer's KV is read. The index stands for all loads that were under way when the batch was made: it may read
+the slots of any of them.
+"""
+
+from __future__ import annotations
+
+from radixkv.cache import Ticket
+
+NO_LOADS = -1
+_KEPT_BATCHES = 16  # more than SGLang has in flight
+
+
+class LayerWaits:
+    """The layer transfer counter that SGLang's pools and workers know by duck typing."""
+
+    def __init__(self) -> None:
+        self._batches: dict[int, list[Ticket]] = {}
+        self._next_index = 0
+        self._current: list[Ticket] = []
+        self._layer_done = -1
+        self.failed: list[Ticket] = []
+
+    def open_batch(self, loads: list[Ticket]) -> int:
+        """An index for a new batch that may read what these loads bring."""
+        if not loads:
+            return NO_LOADS
+        index = self._next_index
+        self._next_index += 1
+        self._batches[index] = loads
+        if len(self._batches) > _KEPT_BATCHES:
+            del self._batches[next(iter(self._batches))]
+        return index
+
+    def set_consumer(self, index: int) -> None:
+        """The batch with this index runs next."""
+        self._current = self._batches.get(index, [])
+        self._layer_done = -1
+
+    def wait_until(self, layer: int) -> None:
+        """Block until the running batch may read this layer."""
+        if layer <= self._layer_done or not self._current:
+            return
+        for ticket in self._current:
+            if not ticket.wait_layer(layer) and ticket not in self.failed:
+                self.failed.append(ticket)
+        self._layer_done = layer
+
+    def reset(self) -> None:
+        """Forget all batches; no load is under way."""
+        self._batches.clear()
+        self._current = []

@@ -1,0 +1,84 @@
+"""What SGLang loads in every process: the backend, its flag, and the switches that one flag has to set.
+
+A registered radix cache backend replaces SGLang's own, but SGLang tells it that a request queues, lets it hold a
+request back and calls it once a step only where hierarchical caching with a storage backend is on. So those two
+switches are set before arguments are resolved; no HiCache object is built, since a registered backend wins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+from radixkv import CacheConfig
+from radixkv.config import ENVIRONMENT_VARIABLE
+from sglang_ext.support import check_arguments
+
+BACKEND = "radixkv"
+_OURS = '{"backend_name": "radixkv"}'  # marks switches that were set here, not by the user
+
+
+def activate() -> None:
+    """Entry point of the group `sglang.srt.plugins`: register, and hook what SGLang offers no call for."""
+    from sglang.srt.mem_cache.registry import (
+        get_radix_cache_factory,
+        register_radix_cache_backend,
+    )
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+    from sglang.srt.server_args import ServerArgs
+
+    if get_radix_cache_factory(BACKEND) is None:
+        register_radix_cache_backend(BACKEND, _build)
+    arguments = "sglang.srt.server_args.ServerArgs."
+    resolve = "resolve_once" if hasattr(ServerArgs, "resolve_once") else "__post_init__"
+    HookRegistry.register(arguments + "add_cli_args", _add_flag, HookType.AFTER)
+    HookRegistry.register(arguments + "from_cli_args", _read_flag, HookType.BEFORE)
+    HookRegistry.register(arguments + resolve, _open_gates, HookType.BEFORE)
+    updater = "sglang.srt.managers.scheduler_components.weight_updater.SchedulerWeightUpdaterManager."
+    for source in ("disk", "distributed", "tensor", "ipc"):
+        HookRegistry.register(
+            f"{updater}update_weights_from_{source}", _after_weight_update, HookType.AFTER
+        )
+
+
+def _build(ctx: Any) -> Any:
+    from sglang_ext.radix_cache import RadixKVCache
+
+    return RadixKVCache(ctx)
+
+
+def _add_flag(_: None, parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
+    parser.add_argument(
+        "--radixkv-config",
+        metavar="FILE",
+        help="YAML file with radixkv's settings, for --radix-cache-backend radixkv.",
+    )
+
+
+def _read_flag(_: type, args: argparse.Namespace, *more: Any, **kwargs: Any) -> None:
+    """The flag is no field of SGLang's arguments: worker processes get it through the environment."""
+    path = getattr(args, "radixkv_config", None)
+    if path:
+        os.environ[ENVIRONMENT_VARIABLE] = os.path.abspath(path)
+
+
+def _open_gates(args: Any, *more: Any, **kwargs: Any) -> None:
+    if getattr(args, "radix_cache_backend", None) != BACKEND:
+        return
+    if getattr(args, "_resolution_finished", False):
+        return
+    if args.hicache_storage_backend_extra_config != _OURS:
+        check_arguments(args)
+        CacheConfig.from_environment()  # a mistake in the file ends the start here, in the launching process
+    args.enable_hierarchical_cache = True
+    args.hicache_storage_backend = "dynamic"
+    args.hicache_storage_backend_extra_config = _OURS
+
+
+def _after_weight_update(result: Any, manager: Any, request: Any, *more: Any, **kwargs: Any) -> None:
+    """KV of the old weights must not be found for the new ones, on any tier."""
+    scheduler = getattr(manager.is_fully_idle, "__self__", None)
+    tree = getattr(scheduler, "tree_cache", None)
+    if hasattr(tree, "weights_changed"):
+        tree.weights_changed(getattr(request, "model_path", None))

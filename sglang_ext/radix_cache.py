@@ -1,0 +1,350 @@
+"""SGLang's radix cache with radixkv below it, for the interface of SGLang 0.5.15 to 0.5.20.
+
+SGLang's own tree says what the device holds; it stays as it is. This class adds what is kept outside the device:
+
+    match_prefix            device hit, then what memory holds beyond it (`host_hit_length`)
+    prefetch_from_storage   a request queues: disk → memory begins
+    check_prefetch_progress hold it back until that is done or late
+    init_load_back          admitted: slots are taken, memory → device begins, all or nothing
+    ready_to_load_host_cache  a batch is made: its layers wait for the loads under way
+    cache_unfinished_req, cache_finished_req   what was computed is copied out, its slots locked meanwhile
+    check_hicache_events    once a step: hear what ended, unlock, plan what follows
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sglang.srt.mem_cache.base_prefix_cache import EvictParams, MatchPrefixParams, MatchResult
+from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey, TreeNode
+
+from radixkv import CacheConfig, Completion, CompletionStatus, KVCache, Load, Store
+from radixkv.cache import Ticket
+from radixkv.planner import SlotSource
+from sglang_ext.identity import draw_nonce, engine_namespace, new_weights
+from sglang_ext.layer_waits import LayerWaits
+from sglang_ext.pool import describe_pool
+from sglang_ext.ranks import rank_group
+from sglang_ext.requests import RequestState, is_served, request_namespace, set_state, state_of
+from sglang_ext.support import check_model
+from sglang_ext.surface import HiCacheSurface, HostPool
+
+logger = logging.getLogger(__name__)
+
+
+class RadixKVCache(HiCacheSurface, RadixCache):
+    """One rank's tree cache.
+
+    Args:
+        ctx: SGLang's `TreeCacheBuildContext`.
+
+    Raises:
+        UnsupportedError: The model or the KV pool is not served.
+        TierError: A tier could not be opened.
+    """
+
+    def __init__(self, ctx: Any) -> None:
+        check_model(ctx)
+        HiCacheSurface.__init__(self)
+        RadixCache.__init__(self, ctx.params)
+        pool = self.token_to_kv_pool_allocator.get_kvcache()
+        layout, memory = describe_pool(pool)
+        config = CacheConfig.from_environment()
+        group = rank_group(ctx.params.tp_cache_group)
+        self._namespace = engine_namespace(ctx.server_args, layout, config, group)
+        self._kv = KVCache(
+            layout,
+            config,
+            namespace=self._namespace,
+            engine=memory,
+            group=group,
+            max_store_tokens=config.store_max_inflight * memory.num_slots,
+        )
+        self._store_decode = config.store_decode
+        self._overlap = not ctx.server_args.disable_overlap_schedule
+        self._trees: dict[tuple[Any, Any], int] = {}
+        self._loads: dict[int, tuple[Ticket, Any]] = {}
+        self._prefetching: dict[str, RequestState] = {}
+        self._last_matched: RequestState | None = None
+        self._weights_era = 0
+        self._weights_nonce = draw_nonce(group)
+        self._holds_old_weights = False
+        self._layers = LayerWaits()
+        pool.register_layer_transfer_counter(self._layers)
+        ctx.tp_worker.register_hicache_layer_transfer_counter(self._layers)
+        self.token_to_kv_pool_host = HostPool(self._kv)
+
+    # --- matching
+
+    def match_prefix(self, params: MatchPrefixParams) -> MatchResult:
+        """Device hit as SGLang finds it; `host_hit_length` is what memory holds beyond, in whole pages."""
+        result = super().match_prefix(params)
+        if params.req is None:
+            return result
+        state = self._matched(params.req, params.key)
+        self._last_matched = state
+        if state is None:
+            return result
+        match = self._kv.match(params.key.token_ids, state.tree, limit=len(params.key))
+        host_tokens = self._whole_pages(match.num_memory_tokens) - len(result.device_indices)
+        if host_tokens <= 0:
+            return result
+        return result._replace(host_hit_length=host_tokens)
+
+    def _matched(self, req: Any, key: RadixKey) -> RequestState | None:
+        if not is_served(req, key):
+            set_state(req, None)
+            return None
+        name = (key.extra_key, getattr(key, "cache_salt", None))
+        tree = self._trees.get(name)
+        if tree is None:
+            tree = self._kv.namespace_id(request_namespace(self._namespace, key))
+            self._trees[name] = tree
+        state = state_of(req)
+        if state is None or state.tree != tree:
+            state = RequestState(key, tree, self._weights_era)
+            set_state(req, state)
+        state.key = key
+        return state
+
+    def _whole_pages(self, num_tokens: int) -> int:
+        return num_tokens // self.page_size * self.page_size
+
+    # --- a request waits in the queue
+
+    def prefetch_from_storage(self, rid: str, *_: Any, **__: Any) -> None:
+        """A request queues; SGLang has just matched it. What only the disk has begins to move."""
+        state = self._last_matched
+        if state is None or state.prefetch is not None:
+            return
+        state.prefetch = self._kv.prefetch(
+            state.key.token_ids, state.tree, limit=len(state.key)
+        )
+        if state.prefetch is not None:
+            state.memory_tokens_before = state.prefetch.tokens_before
+            self._prefetching[rid] = state
+
+    def check_prefetch_progress(self, rid: str, *_: Any, **__: Any) -> bool:
+        """Whether the request may be admitted now."""
+        state = self._prefetching.get(rid)
+        if state is None:
+            return True
+        if not state.prefetch.done:
+            return False
+        self._end_prefetch(rid)
+        return True
+
+    def pop_prefetch_loaded_tokens(self, rid: str) -> int:
+        """0: `init_load_back` says how much came from the disk, once it is known what is loaded."""
+        return 0
+
+    def release_aborted_request(self, rid: str) -> None:
+        """A queued request was aborted."""
+        self._end_prefetch(rid)
+
+    terminate_prefetch = release_aborted_request
+
+    def _end_prefetch(self, rid: str) -> None:
+        state = self._prefetching.pop(rid, None)
+        if state is not None and state.prefetch is not None:
+            self._kv.end_prefetch(state.prefetch)
+            state.prefetch = None
+
+    # --- a request is admitted
+
+    def init_load_back(self, params: Any) -> tuple[torch.Tensor, TreeNode]:
+        """Take slots and begin to load what memory holds beyond the device hit: all that is promised, or nothing.
+
+        After this call SGLang counts on it; so only what is ready in memory on every rank is promised.
+        """
+        req = params.req
+        state = state_of(req)
+        first = len(req.prefix_indices)
+        slots, node = self._load(state, first, params.best_match_node) if state else (None, None)
+        if slots is None:
+            req.host_hit_length = req.storage_hit_length = 0
+            return torch.empty((0,), dtype=torch.int64, device=self.device), params.best_match_node
+        req.host_hit_length = len(slots)
+        before = state.memory_tokens_before
+        last = first + len(slots)
+        req.storage_hit_length = 0 if before is None else max(0, last - max(before, first))
+        return slots, node
+
+    def _load(
+        self, state: RequestState, first: int, parent: TreeNode
+    ) -> tuple[torch.Tensor | None, TreeNode | None]:
+        key = state.key
+        with self._kv.acquire(key.token_ids, state.tree, limit=len(key)) as handle:
+            last = self._whole_pages(min(handle.num_memory_tokens, len(key)))
+            rest = key[first:last] if last > first else None
+            if rest is None or rest.child_key(self.page_size) in parent.children:
+                return None, None
+            slots = self._allocate(last - first)
+            if slots is None:
+                return None, None
+            ticket = self._kv.load(handle, _on_host(slots), first)
+        node = self._insert_below(parent, rest, slots)
+        self._lock(self.ongoing_load_back, ticket, node)
+        self._loads[ticket.command_id] = (ticket, state)
+        return slots, node
+
+    def _allocate(self, num_tokens: int) -> torch.Tensor | None:
+        allocator = self.token_to_kv_pool_allocator
+        missing = num_tokens - allocator.available_size()
+        if missing > 0:
+            self.evict(EvictParams(num_tokens=missing))
+        slots: torch.Tensor | None = allocator.alloc(num_tokens)
+        return slots
+
+    def _insert_below(self, parent: TreeNode, key: RadixKey, slots: torch.Tensor) -> TreeNode:
+        node = TreeNode(priority=parent.priority)
+        node.key = key
+        node.value = slots
+        node.parent = parent
+        parent.children[key.child_key(self.page_size)] = node
+        self.evictable_size_ += len(key)
+        self._update_leaf_status(parent)
+        self._update_leaf_status(node)
+        self._record_store_event(node)
+        return node
+
+    def ready_to_load_host_cache(self) -> int:
+        """The index by which a new batch waits, layer by layer, for every load under way."""
+        return self._layers.open_batch([ticket for ticket, _ in self._loads.values()])
+
+    # --- a request has computed
+
+    def cache_unfinished_req(self, req: Any, *args: Any, **kwargs: Any) -> None:
+        """After each chunk of a prefill: keep its full chunks."""
+        super().cache_unfinished_req(req, *args, **kwargs)
+        state = state_of(req)
+        if state is None or self.disable:
+            return
+
+        def slots(first: int, last: int) -> NDArray[np.int64]:
+            return _on_host(req.prefix_indices[first:last])
+
+        tokens = req.full_untruncated_fill_ids
+        ticket = self._store(state, tokens, slots, _protected_tokens(req), tail=False)
+        if ticket is not None:
+            self._lock(self.ongoing_write_through, ticket, req.last_node)
+
+    def cache_finished_req(self, req: Any, is_insert: bool = True, **kwargs: Any) -> None:
+        """At the end: keep all that the device keeps, the decoded tokens too if configured."""
+        state = state_of(req)
+        num_tokens = kwargs.get("kv_len_to_handle", req.kv_committed_len)
+        super().cache_finished_req(req, is_insert=is_insert, **kwargs)
+        self._end_prefetch(req.rid)
+        set_state(req, None)
+        if state is None or not is_insert or self.disable or self.disable_finished_insert:
+            return
+        if self._overlap:
+            num_tokens -= 1  # the last token's KV belongs to a forward that may still run
+        if not self._store_decode:
+            num_tokens = min(num_tokens, len(req.origin_input_ids))
+        num_tokens = self._whole_pages(num_tokens)
+        tokens = req.origin_input_ids + req.output_ids
+        key = RadixKey(tokens, state.key.extra_key, limit=num_tokens, **_salt_of(state.key))
+        found: list[MatchResult] = []
+
+        def slots(first: int, last: int) -> NDArray[np.int64]:
+            found.append(RadixCache.match_prefix(self, MatchPrefixParams(key=key)))
+            return _on_host(found[0].device_indices[first:last])
+
+        ticket = self._store(state, tokens, slots, num_tokens, tail=True)
+        if ticket is not None:
+            self._lock(self.ongoing_write_through, ticket, found[0].last_device_node)
+
+    def _store(
+        self, state: RequestState, tokens: Any, slots: SlotSource, num_tokens: int, *, tail: bool
+    ) -> Ticket | None:
+        """Copy out what is not kept yet of the first `num_tokens`; the caller locks their slots meanwhile."""
+        outdated = state.weights_era != self._weights_era or self._holds_old_weights
+        if state.poisoned or outdated or num_tokens == 0:
+            return None
+        if not state.admission:
+            state.admission = self._kv.planner.new_admission()
+        return self._kv.store(
+            tokens, slots, state.tree, limit=num_tokens, tail=tail, admission=state.admission
+        )
+
+    def _lock(self, ongoing: dict[int, Any], ticket: Ticket, node: TreeNode) -> None:
+        self.inc_lock_ref(node)
+        ongoing[ticket.command_id] = node
+
+    # --- once a scheduler step
+
+    def check_hicache_events(self) -> None:
+        """Hear what ended on all ranks, unlock its slots, plan what follows."""
+        for command, completion in self._kv.tick():
+            if isinstance(command, Store):
+                self._unlock(self.ongoing_write_through, command.command_id)
+            elif isinstance(command, Load):
+                _, state = self._loads.pop(command.command_id, (None, None))
+                if completion.status is not CompletionStatus.OK and state is not None:
+                    self._load_failed(state, completion)
+                self._unlock(self.ongoing_load_back, command.command_id)
+
+    def _unlock(self, ongoing: dict[int, Any], command_id: int) -> None:
+        node = ongoing.pop(command_id, None)
+        if node is not None:
+            self.dec_lock_ref(node)
+
+    def _load_failed(self, state: RequestState, completion: Completion) -> None:
+        state.poisoned = True
+        logger.error("load %d failed: %s", completion.command_id, completion.status.name)
+
+    # --- the whole cache
+
+    def reset(self) -> None:
+        """SGLang flushes: the device tree and memory are emptied, the disk stays."""
+        super().reset()
+        if not hasattr(self, "_kv"):  # called while the base class is built
+            return
+        for rid in list(self._prefetching):
+            self._end_prefetch(rid)
+        self._layers.reset()
+        self._kv.clear(disk=False)
+        self._holds_old_weights = False
+
+    def clear_storage_backend(self) -> bool:
+        """SGLang clears the storage backend: the disk is emptied too."""
+        self._kv.clear(disk=True)
+        return True
+
+    def weights_changed(self, model_path: str | None) -> None:
+        """From now on KV is another model's: what is kept stays where it is, under the old name.
+
+        Args:
+            model_path: Where the new weights came from, None if not from a folder.
+        """
+        self._weights_era += 1
+        nonce = f"{self._weights_nonce}:{self._weights_era}"
+        self._namespace = new_weights(self._namespace, model_path, nonce)
+        self._trees.clear()
+        # SGLang flushes the device only if the update asked for it; until it does, nothing there is of use to us
+        self._holds_old_weights = bool(self.total_size())
+
+    def release_host_resources(self) -> None:
+        """SGLang shuts down."""
+        self._kv.close()
+
+
+def _on_host(slots: torch.Tensor) -> NDArray[np.int64]:
+    array: NDArray[np.int64] = slots.to(device="cpu", dtype=torch.int64).contiguous().numpy()
+    return array
+
+
+def _protected_tokens(req: Any) -> int:
+    """Tokens of a request that the device tree has, its slots locked by the request."""
+    num_tokens: int = (req if hasattr(req, "cache_protected_len") else req.kv).cache_protected_len
+    return num_tokens
+
+
+def _salt_of(key: RadixKey) -> dict[str, Any]:
+    salt = getattr(key, "cache_salt", None)
+    return {} if salt is None else {"cache_salt": salt}

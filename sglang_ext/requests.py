@@ -1,0 +1,70 @@
+"""What is known of a request between the calls that SGLang makes about it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from radixkv import Namespace
+from radixkv.planner import Prefetch
+
+_ATTRIBUTE = "radixkv_state"
+
+
+@dataclass(slots=True)
+class RequestState:
+    """One request.
+
+    Attributes:
+        key: SGLang's key of the last match: tokens, limit, extra key and salt.
+        tree: The namespace that it is matched and stored in.
+        weights_era: Which weights it was matched under; KV of two eras is never mixed.
+        admission: Number of its admission, the recency of what it uses; 0 before it.
+        prefetch: Under way while it waits in the queue.
+        memory_tokens_before: Tokens in memory before its prefetch brought more; None without one.
+        poisoned: A load failed: nothing that it computed may be kept.
+    """
+
+    key: Any
+    tree: int
+    weights_era: int
+    admission: int = 0
+    prefetch: Prefetch | None = None
+    memory_tokens_before: int | None = None
+    poisoned: bool = False
+
+
+def state_of(req: Any) -> RequestState | None:
+    """The state kept with a request since its last match; None if it is not served."""
+    state: RequestState | None = getattr(req, _ATTRIBUTE, None)
+    return state
+
+
+def set_state(req: Any, state: RequestState | None) -> None:
+    """Keep the state with the request itself, so that it ends with it."""
+    setattr(req, _ATTRIBUTE, state)
+
+
+def is_served(req: Any, key: Any) -> bool:
+    """Whether a request's KV follows from its token ids alone.
+
+    An image's placeholder tokens, embeddings given in place of tokens, and overridden embeddings do not say what
+    was computed, so such requests are neither matched nor stored.
+    """
+    return (
+        len(key) > 0
+        and not key.is_bigram
+        and getattr(req, "multimodal_inputs", None) is None
+        and getattr(req, "input_embeds", None) is None
+        and getattr(req, "positional_embed_overrides", None) is None
+        and getattr(req, "session", None) is None
+    )
+
+
+def request_namespace(base: Namespace, key: Any) -> Namespace:
+    """The engine's namespace with what the request adds: LoRA and extra key (one text in SGLang), and cache salt."""
+    extra = (key.extra_key, getattr(key, "cache_salt", None))
+    return dataclasses.replace(base, request_key="" if extra == (None, None) else json.dumps(extra))
+

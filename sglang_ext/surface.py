@@ -1,0 +1,68 @@
+"""What SGLang touches on a cache without asking, once hierarchical caching is switched on.
+
+None of it is in SGLang's interface; each attribute is read by name somewhere in the scheduler (0.5.15 to 0.5.20):
+
+| attribute | who reads it, and what for |
+| --- | --- |
+| `ongoing_write_through`, `ongoing_load_back` | `is_fully_idle`: flush, weight updates and the leak check wait for these |
+| `ongoing_prefetch`, `ongoing_backup`, `enable_storage` | the same, for a storage backend |
+| `token_to_kv_pool_host` | metrics: used and total tokens of the host tier; asserted, so it must be there |
+| `cache_controller.storage_backend` | the class name becomes `storage_backend` in `cached_tokens_details` |
+| `hicache_storage_pass_prefix_keys` | the queue notice: whether to compute page hashes first |
+| `flush_write_through_acks`, `terminate_prefetch` | called before decoding and on abort |
+
+The `ongoing_*` must hold exactly the transfers that touch the device: one missing and the leak check finds locked
+slots that nothing explains, one too many and a flush, and with it a weight update, is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from radixkv import KVCache
+
+
+class radixkv:  # noqa: N801 (its name is what users read in `cached_tokens_details`)
+    """Names the storage backend in SGLang's answers."""
+
+
+class Controller:
+    """The part of HiCache's controller that SGLang reads."""
+
+    storage_backend = radixkv()
+
+
+class HostPool:
+    """The memory tier's size and free room in tokens, as SGLang's metrics ask for them."""
+
+    def __init__(self, cache: KVCache) -> None:
+        self._cache = cache
+        unit_tokens = cache.executor.unit_bytes / cache.layout.token_bytes
+        self._unit_tokens = unit_tokens
+        self.size = self.logical_size = int(cache.executor.memory_units * unit_tokens)
+
+    def available_size(self) -> int:
+        """Tokens that fit without evicting."""
+        memory = self._cache.planner.index.stats().memory
+        return int((memory.total_units - memory.used_units) * self._unit_tokens)
+
+
+class HiCacheSurface:
+    """Mixed into the tree cache; the tree keeps the two dicts of device transfers up to date."""
+
+    hicache_storage_pass_prefix_keys = False
+    enable_storage = True
+    cache_controller = Controller()
+
+    def __init__(self) -> None:
+        self.ongoing_write_through: dict[int, Any] = {}  # command id -> node locked for a store
+        self.ongoing_load_back: dict[int, Any] = {}  # command id -> node locked for a load
+        self.ongoing_prefetch: dict[str, Any] = {}  # stays empty: disk to memory touches no device
+        self.ongoing_backup: dict[int, Any] = {}  # stays empty: memory to disk neither
+
+    def flush_write_through_acks(self) -> None:
+        """Acks are taken in once a step, in `check_hicache_events`."""
+
+    def is_backuped(self, node: Any) -> bool:
+        """Whether a queued request may be announced: always, whatever part of it the device has."""
+        return True
