@@ -4,15 +4,15 @@
     load(handle, slots)        ▲                      │
                                └── tick() ◀─ completions
 
-The engine (or you) owns KV in slots; the cache copies it out, finds it again by tokens, and copies it back. All
-calls are made from one thread. Nothing becomes visible before `tick()` has heard that its bytes are down.
+The engine (or you) owns KV in slots; the cache copies it out, finds it again by tokens, and copies
+it back. All calls are made from one thread. Nothing becomes visible before `tick()` has heard that
+its bytes are down.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from typing import Self
 
 import numpy as np
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from radixkv.commands import Command, Completion, CompletionStatus
 from radixkv.config import CacheConfig
-from radixkv.executor import DiskOptions, Executor, RestoredChunks
+from radixkv.executor import DiskOptions, Executor
 from radixkv.index import Match, PrefixHandle, Tokens
 from radixkv.layout import EngineMemory, KVLayout
 from radixkv.namespace import Namespace
@@ -31,7 +31,8 @@ logger = logging.getLogger(__name__)
 
 
 class RankGroup:
-    """How the ranks of one engine agree. This one is a group of a single rank; adapters bring theirs.
+    """How the ranks of one engine agree. This one is a group of a single rank; adapters bring
+    theirs.
 
     Attributes:
         rank: This process's place in the group.
@@ -153,7 +154,7 @@ class KVCache:
     def match(
         self, tokens: Tokens, namespace: int | None = None, *, limit: int | None = None
     ) -> Match:
-        """What is kept of a prompt: how many tokens, how many of them in memory. Changes nothing."""
+        """How many tokens of a prompt are kept, and how many of them in memory."""
         return self.planner.match(tokens, self._tree(namespace), limit=limit)
 
     def acquire(
@@ -178,9 +179,9 @@ class KVCache:
         The slots must keep their contents until the ticket is done.
 
         Args:
-            tokens: The prompt, from its first token.
-            slots: Engine slot of each token, shape (len(tokens),), int64; or a function that gives those
-                of the positions first … last − 1, called once if anything is to be copied.
+            tokens: The prompt, from its first token. slots: Engine slot of each token, shape
+                (len(tokens),), int64; or a function that gives those of the positions first … last
+                − 1, called once if anything is to be copied.
             namespace: From `namespace_id`; None for the cache's own.
             limit: Tokens whose KV is complete; None for all.
             tail: Whether to keep a last chunk that is not full.
@@ -196,7 +197,7 @@ class KVCache:
             wanted = len(tokens) if limit is None else limit
             if slots.dtype != np.int64 or slots.ndim != 1 or len(slots) < wanted:
                 raise ValueError(
-                    f"slots: expected int64 of shape ({wanted},), got {slots.dtype} of {slots.shape}"
+                    f"slots: expected int64 ({wanted},), got {slots.dtype} {slots.shape}"
                 )
         command = self.planner.store(
             tokens,
@@ -212,7 +213,8 @@ class KVCache:
     def load(self, handle: PrefixHandle, slots: NDArray[np.int64], first_token: int = 0) -> Ticket:
         """Copy the KV of a pinned prefix into engine memory, layer by layer.
 
-        Returns once the copy is queued; the chunks stay until it has ended, even if the handle is closed.
+        Returns once the copy is queued; the chunks stay until it has ended, even if the handle is
+        closed.
 
         Args:
             handle: Open handle on the tokens.
@@ -253,7 +255,7 @@ class KVCache:
         return self.match(tokens, namespace).num_memory_tokens
 
     def drop(self, tokens: Tokens, namespace: int | None = None) -> int:
-        """Forget everything that begins with these tokens, on every tier; gives the number of chunks."""
+        """Forget what begins with these tokens, on every tier; gives the number of chunks."""
         dropped = self.planner.drop(tokens, self._tree(namespace))
         self._submit()
         return dropped
@@ -264,7 +266,8 @@ class KVCache:
         self._submit()
 
     def tick(self) -> list[tuple[Command, Completion]]:
-        """Hear what ended, on all ranks; plan and submit what follows. Every rank calls it once a step.
+        """Hear what ended, on all ranks; plan and submit what follows. Every rank calls it once a
+        step.
 
         Returns:
             The commands that ended since the last tick.
@@ -306,7 +309,7 @@ class KVCache:
         return True
 
     def close(self) -> None:
-        """Finish what is under way, within bounds, and give everything back. May be called twice."""
+        """Finish what is under way, within bounds, and give all back. May be called twice."""
         self.executor.close()
 
     def __enter__(self) -> Self:

@@ -7,7 +7,10 @@ Stored form of a chunk: `[layer][K,V][token][row]` (MLA: one row a layer, no K,V
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,3 +82,50 @@ class EngineMemory:
     strides_bytes: NDArray[np.int64]
     num_slots: int
     owner: object = None
+
+
+def describe_arrays(arrays: Sequence[Any], num_kv: int = 2) -> tuple[KVLayout, EngineMemory]:
+    """Layout and addresses of KV that lies in numpy arrays or torch tensors.
+
+    Args:
+        arrays: One for each layer's K and V, order [layer][K,V] (or one a layer with `num_kv` 1).
+            Shape: (num_slots, …); everything behind the first axis is a token's row, contiguous.
+        num_kv: 2 for K and V, 1 for a joint latent (MLA).
+
+    Raises:
+        ValueError: The arrays differ in row size or dtype, a row is not contiguous, or their number
+            is not a multiple of `num_kv`.
+    """
+    if not arrays or len(arrays) % num_kv:
+        raise ValueError(f"arrays: expected a multiple of {num_kv}, got {len(arrays)}")
+    rows = [_describe_rows(array) for array in arrays]
+    kinds = {(row_bytes, dtype) for _, _, row_bytes, dtype in rows}
+    if len(kinds) != 1:
+        raise ValueError(f"arrays: expected rows of one size and dtype, got {sorted(kinds)}")
+    row_bytes, dtype = kinds.pop()
+    memory = EngineMemory(
+        addresses=np.array([address for address, _, _, _ in rows], np.uint64),
+        strides_bytes=np.array([stride for _, stride, _, _ in rows], np.int64),
+        num_slots=min(len(array) for array in arrays),
+        owner=tuple(arrays),
+    )
+    return KVLayout(len(arrays) // num_kv, num_kv, row_bytes, dtype), memory
+
+
+def _describe_rows(array: Any) -> tuple[int, int, int, str]:
+    """Address, slot stride in bytes, row bytes and dtype."""
+    if isinstance(array, np.ndarray):
+        item_bytes, address = array.itemsize, array.ctypes.data
+        strides = [stride // item_bytes for stride in array.strides]
+    else:  # a torch tensor, told by what it can say of itself
+        item_bytes, address = array.element_size(), array.data_ptr()
+        strides = list(array.stride())
+    shape = list(array.shape)
+    wanted = [math.prod(shape[axis + 1 :]) for axis in range(1, len(shape))]
+    if any(
+        size != 1 and stride != want
+        for size, stride, want in zip(shape[1:], strides[1:], wanted, strict=True)
+    ):
+        raise ValueError(f"arrays: expected contiguous rows, got strides {strides} of {shape}")
+    dtype = str(array.dtype).removeprefix("torch.")
+    return address, strides[0] * item_bytes, math.prod(shape[1:]) * item_bytes, dtype

@@ -2,9 +2,9 @@
 
     requests ──▶ Planner ──▶ commands ──▶ (an Executor moves bytes) ──▶ completions ──▶ apply()
 
-A planner does no I/O and reads no clock: it is a deterministic function of the requests and tick records that it
-is given, so that its replicas on several ranks stay equal. Everything here runs on one thread, the engine's
-scheduler; no call waits for anything.
+A planner does no I/O and reads no clock: it is a deterministic function of the requests and tick
+records that it is given, so that its replicas on several ranks stay equal. Everything here runs on
+one thread, the engine's scheduler; no call waits for anything.
 """
 
 from __future__ import annotations
@@ -34,9 +34,11 @@ from radixkv.layout import KVLayout
 from radixkv.ticks import TickRecord
 
 SlotSource = Callable[[int, int], NDArray[np.int64]]
-"""Gives the engine slots of the prompt's positions first … last − 1. Shape (last − first,), int64."""
+"""Engine slots of the prompt's positions first … last − 1. Shape (last − first,), int64."""
 
-_FETCH_BYTES = 16 << 20  # one command: long enough for the device, short enough to admit part of a prefix
+_FETCH_BYTES = (
+    16 << 20
+)  # one command: long enough for the device, short enough to admit part of a prefix
 _SPILL_CHUNKS = 16
 _SPILL_BYTES_INFLIGHT = 128 << 20
 _FIRST_PAUSE_US = 1_000_000
@@ -62,7 +64,7 @@ class Prefetch:
 
 @dataclass(slots=True)
 class PlannerCounters:
-    """What a planner did since it began, in tokens, but for the calls that it turned down or cut short."""
+    """What a planner did since it began, in tokens except where the comment says calls."""
 
     stored: int = 0
     stores_dropped: int = 0  # calls: too much was under way
@@ -144,7 +146,12 @@ class Planner:
         return self.index.match(tokens, namespace, limit=limit, release_gil=False)
 
     def acquire(
-        self, tokens: Tokens, namespace: int = 0, *, limit: int | None = None, time: int | None = None
+        self,
+        tokens: Tokens,
+        namespace: int = 0,
+        *,
+        limit: int | None = None,
+        time: int | None = None,
     ) -> PrefixHandle:
         """Match and pin; `time` is the admission that uses it, None leaves recency alone."""
         return self.index.acquire(tokens, namespace, limit=limit, time=time, release_gil=False)
@@ -170,7 +177,8 @@ class Planner:
             tail: Whether to keep a last chunk that is not full.
 
         Returns:
-            The command, or None: all is kept, memory is full of what is pinned, or too much is under way.
+            The command, or None: all is kept, memory is full of what is pinned, or too much is
+            under way.
         """
         if self._store_tokens_inflight >= self._max_store_tokens:
             self.counters.stores_dropped += 1
@@ -237,7 +245,7 @@ class Planner:
         return max(brought, 0)
 
     def drop(self, tokens: Tokens, namespace: int = 0) -> int:
-        """Forget everything that begins with these tokens, on every tier; gives the number of chunks."""
+        """Forget what begins with these tokens, on every tier; gives the number of chunks."""
         dropped = self.index.drop(tokens, namespace)
         self._clear(dropped)
         return len(dropped)
@@ -279,7 +287,7 @@ class Planner:
     def _reserve(
         self, tokens: Tokens, namespace: int, time: int, limit: int | None, tail: bool
     ) -> ChunkArray:
-        """Chunks to write, parents first. Evicts to make room, but never the prefix of what is stored."""
+        """Chunks to write, parents first; evicts to make room, but never their own prefix."""
 
         def reserve() -> tuple[ChunkArray, int]:
             return self.index.reserve(

@@ -1,14 +1,16 @@
 """Tick records: how the replicas of a planner, one on each rank, come to hear the same things.
 
-Requests reach the ranks of an engine identically, completions do not: a copy ends on one rank a step earlier.
-Ranks that act on what they alone know admit different requests and wait for each other for ever. So each rank
-writes what it has heard into a row of fixed length, one minimum over all ranks (`all_reduce(MIN)` on the CPU
-group) makes the rows equal, and the planner acts on nothing else.
+Requests reach the ranks of an engine identically, completions do not: a copy ends on one rank a
+step earlier. Ranks that act on what they alone know admit different requests and wait for each
+other for ever. So each rank writes what it has heard into a row of fixed length, one minimum over
+all ranks (`all_reduce(MIN)` on the CPU group) makes the rows equal, and the planner acts on nothing
+else.
 
     [ elapsed µs | issued | −issued | outcome of the oldest pending command | … of the next | … ]
 
-An outcome is 0 while the command is under way, and grows with the number of chunks done: the minimum is *under
-way* if any rank still works, and otherwise the fewest chunks that any rank has done. One failed, all failed.
+An outcome is 0 while the command is under way, and grows with the number of chunks done: the
+minimum is *under way* if any rank still works, and otherwise the fewest chunks that any rank has
+done. One failed, all failed.
 """
 
 from __future__ import annotations

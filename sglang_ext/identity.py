@@ -1,4 +1,4 @@
-"""Which namespace an SGLang engine's KV belongs to: the model, what the arguments make of it, and the weights now."""
+"""Which namespace an engine's KV belongs to: the model, its arguments, the weights of today."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def draw_nonce(group: RankGroup) -> str:
 
 
 def _identity(model_path: str, overrides: dict[str, str]) -> str:
-    """Reads the weights where they lie: the path given, or the folder that a hub model was downloaded to."""
+    """Reads the weights where they lie: at the path given, or where the hub's were put."""
     if os.path.exists(model_path):
         return model_identity(model_path, overrides)
     return model_identity(_snapshot_folder(model_path, overrides["revision"]), overrides)

@@ -1,11 +1,13 @@
 """What SGLang's KV pool asks before it reads a layer: is it loaded yet?
 
-SGLang hands a batch an index when the batch is made, names it again before the forward, and calls `wait_until` each
-time a layer's KV is read. The index stands for all loads that were under way when the batch was made: it may read
-the slots of any of them.
+SGLang hands a batch an index when the batch is made, names it again before the forward, and calls
+`wait_until` each time a layer's KV is read. The index stands for all loads that were under way when
+the batch was made: it may read the slots of any of them.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from radixkv.cache import Ticket
 
@@ -14,14 +16,18 @@ _KEPT_BATCHES = 16  # more than SGLang has in flight
 
 
 class LayerWaits:
-    """The layer transfer counter that SGLang's pools and workers know by duck typing."""
+    """The layer transfer counter that SGLang's pools and workers know by duck typing.
 
-    def __init__(self) -> None:
+    Args:
+        on_failure: Called for a load whose layer will not come, once a layer.
+    """
+
+    def __init__(self, on_failure: Callable[[Ticket], None]) -> None:
+        self._on_failure = on_failure
         self._batches: dict[int, list[Ticket]] = {}
         self._next_index = 0
         self._current: list[Ticket] = []
         self._layer_done = -1
-        self.failed: list[Ticket] = []
 
     def open_batch(self, loads: list[Ticket]) -> int:
         """An index for a new batch that may read what these loads bring."""
@@ -44,8 +50,8 @@ class LayerWaits:
         if layer <= self._layer_done or not self._current:
             return
         for ticket in self._current:
-            if not ticket.wait_layer(layer) and ticket not in self.failed:
-                self.failed.append(ticket)
+            if not ticket.wait_layer(layer):
+                self._on_failure(ticket)
         self._layer_done = layer
 
     def reset(self) -> None:

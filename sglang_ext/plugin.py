@@ -1,8 +1,10 @@
-"""What SGLang loads in every process: the backend, its flag, and the switches that one flag has to set.
+"""What SGLang loads in every process: the backend, its flag, and the switches that one flag has to
+set.
 
-A registered radix cache backend replaces SGLang's own, but SGLang tells it that a request queues, lets it hold a
-request back and calls it once a step only where hierarchical caching with a storage backend is on. So those two
-switches are set before arguments are resolved; no HiCache object is built, since a registered backend wins.
+A registered radix cache backend replaces SGLang's own, but SGLang tells it that a request queues,
+lets it hold a request back and calls it once a step only where hierarchical caching with a storage
+backend is on. So those two switches are set before arguments are resolved; no HiCache object is
+built, since a registered backend wins.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ _OURS = '{"backend_name": "radixkv"}'  # marks switches that were set here, not 
 
 
 def activate() -> None:
-    """Entry point of the group `sglang.srt.plugins`: register, and hook what SGLang offers no call for."""
+    """Entry point of the group `sglang.srt.plugins`: register, and hook the rest."""
     from sglang.srt.mem_cache.registry import (
         get_radix_cache_factory,
         register_radix_cache_backend,
@@ -35,7 +37,9 @@ def activate() -> None:
     HookRegistry.register(arguments + "add_cli_args", _add_flag, HookType.AFTER)
     HookRegistry.register(arguments + "from_cli_args", _read_flag, HookType.BEFORE)
     HookRegistry.register(arguments + resolve, _open_gates, HookType.BEFORE)
-    updater = "sglang.srt.managers.scheduler_components.weight_updater.SchedulerWeightUpdaterManager."
+    updater = (
+        "sglang.srt.managers.scheduler_components.weight_updater.SchedulerWeightUpdaterManager."
+    )
     for source in ("disk", "distributed", "tensor", "ipc"):
         HookRegistry.register(
             f"{updater}update_weights_from_{source}", _after_weight_update, HookType.AFTER
@@ -57,7 +61,7 @@ def _add_flag(_: None, parser: argparse.ArgumentParser, *args: Any, **kwargs: An
 
 
 def _read_flag(_: type, args: argparse.Namespace, *more: Any, **kwargs: Any) -> None:
-    """The flag is no field of SGLang's arguments: worker processes get it through the environment."""
+    """The flag is no field of SGLang's: worker processes get it through the environment."""
     path = getattr(args, "radixkv_config", None)
     if path:
         os.environ[ENVIRONMENT_VARIABLE] = os.path.abspath(path)
@@ -70,13 +74,15 @@ def _open_gates(args: Any, *more: Any, **kwargs: Any) -> None:
         return
     if args.hicache_storage_backend_extra_config != _OURS:
         check_arguments(args)
-        CacheConfig.from_environment()  # a mistake in the file ends the start here, in the launching process
+        CacheConfig.from_environment()  # a mistake in the file ends the start here already
     args.enable_hierarchical_cache = True
     args.hicache_storage_backend = "dynamic"
     args.hicache_storage_backend_extra_config = _OURS
 
 
-def _after_weight_update(result: Any, manager: Any, request: Any, *more: Any, **kwargs: Any) -> None:
+def _after_weight_update(
+    result: Any, manager: Any, request: Any, *more: Any, **kwargs: Any
+) -> None:
     """KV of the old weights must not be found for the new ones, on any tier."""
     scheduler = getattr(manager.is_fully_idle, "__self__", None)
     tree = getattr(scheduler, "tree_cache", None)

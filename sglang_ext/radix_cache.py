@@ -1,19 +1,22 @@
 """SGLang's radix cache with radixkv below it, for the interface of SGLang 0.5.15 to 0.5.20.
 
-SGLang's own tree says what the device holds; it stays as it is. This class adds what is kept outside the device:
+SGLang's own tree says what the device holds; it stays as it is. This class adds what is kept
+outside the device:
 
     match_prefix            device hit, then what memory holds beyond it (`host_hit_length`)
-    prefetch_from_storage   a request queues: disk → memory begins
-    check_prefetch_progress hold it back until that is done or late
-    init_load_back          admitted: slots are taken, memory → device begins, all or nothing
-    ready_to_load_host_cache  a batch is made: its layers wait for the loads under way
-    cache_unfinished_req, cache_finished_req   what was computed is copied out, its slots locked meanwhile
-    check_hicache_events    once a step: hear what ended, unlock, plan what follows
+    prefetch_from_storage   a request queues: disk → memory begins check_prefetch_progress hold it
+    back until that is done or late init_load_back          admitted: slots are taken, memory →
+    device begins, all or nothing ready_to_load_host_cache  a batch is made: its layers wait for the
+    loads under way cache_unfinished_req, cache_finished_req   what was computed is copied out, its
+    slots locked meanwhile check_hicache_events    once a step: hear what ended, unlock, plan what
+    follows
 """
 
 from __future__ import annotations
 
 import logging
+import weakref
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,18 +25,36 @@ from numpy.typing import NDArray
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, MatchPrefixParams, MatchResult
 from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey, TreeNode
 
-from radixkv import CacheConfig, Completion, CompletionStatus, KVCache, Load, Store
+from radixkv import CacheConfig, CompletionStatus, KVCache, Load, Store
 from radixkv.cache import Ticket
 from radixkv.planner import SlotSource
 from sglang_ext.identity import draw_nonce, engine_namespace, new_weights
 from sglang_ext.layer_waits import LayerWaits
 from sglang_ext.pool import describe_pool
 from sglang_ext.ranks import rank_group
-from sglang_ext.requests import RequestState, is_served, request_namespace, set_state, state_of
+from sglang_ext.requests import (
+    RequestState,
+    abort,
+    is_served,
+    request_namespace,
+    rid_of,
+    set_state,
+    state_of,
+)
 from sglang_ext.support import check_model
 from sglang_ext.surface import HiCacheSurface, HostPool
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """A load under way: for whom, and the tree node that its slots went into."""
+
+    ticket: Ticket
+    state: RequestState
+    node: TreeNode
+    num_tokens: int
 
 
 class RadixKVCache(HiCacheSurface, RadixCache):
@@ -67,13 +88,16 @@ class RadixKVCache(HiCacheSurface, RadixCache):
         self._store_decode = config.store_decode
         self._overlap = not ctx.server_args.disable_overlap_schedule
         self._trees: dict[tuple[Any, Any], int] = {}
-        self._loads: dict[int, tuple[Ticket, Any]] = {}
+        self._loads: dict[int, _Load] = {}
+        self._served: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._num_unreachable = 0
         self._prefetching: dict[str, RequestState] = {}
         self._last_matched: RequestState | None = None
         self._weights_era = 0
         self._weights_nonce = draw_nonce(group)
         self._holds_old_weights = False
-        self._layers = LayerWaits()
+        self._layers = LayerWaits(self._layer_failed)
+        self._is_single_rank = group.size == 1
         pool.register_layer_transfer_counter(self._layers)
         ctx.tp_worker.register_hicache_layer_transfer_counter(self._layers)
         self.token_to_kv_pool_host = HostPool(self._kv)
@@ -81,7 +105,7 @@ class RadixKVCache(HiCacheSurface, RadixCache):
     # --- matching
 
     def match_prefix(self, params: MatchPrefixParams) -> MatchResult:
-        """Device hit as SGLang finds it; `host_hit_length` is what memory holds beyond, in whole pages."""
+        """Device hit as SGLang finds it; `host_hit_length`: what memory has beyond, in pages."""
         result = super().match_prefix(params)
         if params.req is None:
             return result
@@ -108,6 +132,7 @@ class RadixKVCache(HiCacheSurface, RadixCache):
         if state is None or state.tree != tree:
             state = RequestState(key, tree, self._weights_era)
             set_state(req, state)
+            self._served.add(req)
         state.key = key
         return state
 
@@ -116,35 +141,33 @@ class RadixKVCache(HiCacheSurface, RadixCache):
 
     # --- a request waits in the queue
 
-    def prefetch_from_storage(self, rid: str, *_: Any, **__: Any) -> None:
+    def prefetch_from_storage(self, request: Any, *_: Any, **__: Any) -> None:
         """A request queues; SGLang has just matched it. What only the disk has begins to move."""
         state = self._last_matched
         if state is None or state.prefetch is not None:
             return
-        state.prefetch = self._kv.prefetch(
-            state.key.token_ids, state.tree, limit=len(state.key)
-        )
+        state.prefetch = self._kv.prefetch(state.key.token_ids, state.tree, limit=len(state.key))
         if state.prefetch is not None:
             state.memory_tokens_before = state.prefetch.tokens_before
-            self._prefetching[rid] = state
+            self._prefetching[rid_of(request)] = state
 
-    def check_prefetch_progress(self, rid: str, *_: Any, **__: Any) -> bool:
+    def check_prefetch_progress(self, request: Any, *_: Any, **__: Any) -> bool:
         """Whether the request may be admitted now."""
-        state = self._prefetching.get(rid)
+        state = self._prefetching.get(rid_of(request))
         if state is None:
             return True
         if not state.prefetch.done:
             return False
-        self._end_prefetch(rid)
+        self._end_prefetch(rid_of(request))
         return True
 
-    def pop_prefetch_loaded_tokens(self, rid: str) -> int:
+    def pop_prefetch_loaded_tokens(self, request: Any) -> int:
         """0: `init_load_back` says how much came from the disk, once it is known what is loaded."""
         return 0
 
-    def release_aborted_request(self, rid: str) -> None:
+    def release_aborted_request(self, request: Any) -> None:
         """A queued request was aborted."""
-        self._end_prefetch(rid)
+        self._end_prefetch(rid_of(request))
 
     terminate_prefetch = release_aborted_request
 
@@ -157,9 +180,11 @@ class RadixKVCache(HiCacheSurface, RadixCache):
     # --- a request is admitted
 
     def init_load_back(self, params: Any) -> tuple[torch.Tensor, TreeNode]:
-        """Take slots and begin to load what memory holds beyond the device hit: all that is promised, or nothing.
+        """Take slots and begin to load what memory holds beyond the device hit: all that is
+        promised, or nothing.
 
-        After this call SGLang counts on it; so only what is ready in memory on every rank is promised.
+        After this call SGLang counts on it; so only what is ready in memory on every rank is
+        promised.
         """
         req = params.req
         state = state_of(req)
@@ -189,7 +214,7 @@ class RadixKVCache(HiCacheSurface, RadixCache):
             ticket = self._kv.load(handle, _on_host(slots), first)
         node = self._insert_below(parent, rest, slots)
         self._lock(self.ongoing_load_back, ticket, node)
-        self._loads[ticket.command_id] = (ticket, state)
+        self._loads[ticket.command_id] = _Load(ticket, state, node, last - first)
         return slots, node
 
     def _allocate(self, num_tokens: int) -> torch.Tensor | None:
@@ -214,7 +239,7 @@ class RadixKVCache(HiCacheSurface, RadixCache):
 
     def ready_to_load_host_cache(self) -> int:
         """The index by which a new batch waits, layer by layer, for every load under way."""
-        return self._layers.open_batch([ticket for ticket, _ in self._loads.values()])
+        return self._layers.open_batch([load.ticket for load in self._loads.values()])
 
     # --- a request has computed
 
@@ -262,7 +287,7 @@ class RadixKVCache(HiCacheSurface, RadixCache):
     def _store(
         self, state: RequestState, tokens: Any, slots: SlotSource, num_tokens: int, *, tail: bool
     ) -> Ticket | None:
-        """Copy out what is not kept yet of the first `num_tokens`; the caller locks their slots meanwhile."""
+        """Copy out what is not kept yet of the first `num_tokens`; the caller locks their slots."""
         outdated = state.weights_era != self._weights_era or self._holds_old_weights
         if state.poisoned or outdated or num_tokens == 0:
             return None
@@ -284,9 +309,9 @@ class RadixKVCache(HiCacheSurface, RadixCache):
             if isinstance(command, Store):
                 self._unlock(self.ongoing_write_through, command.command_id)
             elif isinstance(command, Load):
-                _, state = self._loads.pop(command.command_id, (None, None))
-                if completion.status is not CompletionStatus.OK and state is not None:
-                    self._load_failed(state, completion)
+                load = self._loads.pop(command.command_id, None)
+                if completion.status is not CompletionStatus.OK and load is not None:
+                    self._load_failed(load)
                 self._unlock(self.ongoing_load_back, command.command_id)
 
     def _unlock(self, ongoing: dict[int, Any], command_id: int) -> None:
@@ -294,9 +319,35 @@ class RadixKVCache(HiCacheSurface, RadixCache):
         if node is not None:
             self.dec_lock_ref(node)
 
-    def _load_failed(self, state: RequestState, completion: Completion) -> None:
-        state.poisoned = True
-        logger.error("load %d failed: %s", completion.command_id, completion.status.name)
+    def _layer_failed(self, ticket: Ticket) -> None:
+        """Within the forward. Several ranks must first agree, which they do at the next tick."""
+        load = self._loads.get(ticket.command_id)
+        if load is not None and self._is_single_rank:
+            self._load_failed(load)
+
+    def _load_failed(self, load: _Load) -> None:
+        """A copy failed after admission: its readers end with an error, nobody else reads it."""
+        if load.state.poisoned:
+            return
+        load.state.poisoned = True
+        top = load.node
+        num_tokens = len(top.key)
+        while num_tokens < load.num_tokens:  # the node was split since
+            top = top.parent
+            num_tokens += len(top.key)
+        for req in list(self._served):
+            if _is_admitted(req) and _lies_below(req.last_node, top):
+                state_of(req).poisoned = True
+                abort(req)
+        self._make_unreachable(top)
+
+    def _make_unreachable(self, node: TreeNode) -> None:
+        """Rename the way to a node: no request finds it, and it is evicted when unlocked."""
+        children = node.parent.children
+        del children[node.key.child_key(self.page_size)]
+        self._num_unreachable += 1
+        node.key = RadixKey(node.key.token_ids, f"radixkv: not loaded, {self._num_unreachable}")
+        children[node.key.child_key(self.page_size)] = node
 
     # --- the whole cache
 
@@ -326,7 +377,8 @@ class RadixKVCache(HiCacheSurface, RadixCache):
         nonce = f"{self._weights_nonce}:{self._weights_era}"
         self._namespace = new_weights(self._namespace, model_path, nonce)
         self._trees.clear()
-        # SGLang flushes the device only if the update asked for it; until it does, nothing there is of use to us
+        # SGLang flushes the device only if the update asked for it; until it does, nothing there is
+        # of use to us
         self._holds_old_weights = bool(self.total_size())
 
     def release_host_resources(self) -> None:
@@ -337,6 +389,16 @@ class RadixKVCache(HiCacheSurface, RadixCache):
 def _on_host(slots: torch.Tensor) -> NDArray[np.int64]:
     array: NDArray[np.int64] = slots.to(device="cpu", dtype=torch.int64).contiguous().numpy()
     return array
+
+
+def _is_admitted(req: Any) -> bool:
+    return req.req_pool_idx is not None if hasattr(req, "req_pool_idx") else req.kv is not None
+
+
+def _lies_below(node: TreeNode | None, top: TreeNode) -> bool:
+    while node is not None and node is not top:
+        node = node.parent
+    return node is top
 
 
 def _protected_tokens(req: Any) -> int:

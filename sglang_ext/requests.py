@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 from radixkv import Namespace
@@ -50,8 +51,8 @@ def set_state(req: Any, state: RequestState | None) -> None:
 def is_served(req: Any, key: Any) -> bool:
     """Whether a request's KV follows from its token ids alone.
 
-    An image's placeholder tokens, embeddings given in place of tokens, and overridden embeddings do not say what
-    was computed, so such requests are neither matched nor stored.
+    An image's placeholder tokens, embeddings given in place of tokens, and overridden embeddings do
+    not say what was computed, so such requests are neither matched nor stored.
     """
     return (
         len(key) > 0
@@ -64,7 +65,23 @@ def is_served(req: Any, key: Any) -> bool:
 
 
 def request_namespace(base: Namespace, key: Any) -> Namespace:
-    """The engine's namespace with what the request adds: LoRA and extra key (one text in SGLang), and cache salt."""
+    """The engine's namespace with the request's extra key (LoRA is part of it) and cache salt."""
     extra = (key.extra_key, getattr(key, "cache_salt", None))
     return dataclasses.replace(base, request_key="" if extra == (None, None) else json.dumps(extra))
 
+
+def rid_of(request: Any) -> str:
+    """The id of a request that SGLang names by its id, or by a handle that has it (from 0.5.20)."""
+    rid: str = getattr(request, "rid", request)
+    return rid
+
+
+def abort(req: Any) -> None:
+    """End a running request with an error, at its next result."""
+    from sglang.srt.managers.schedule_batch import FINISH_ABORT
+
+    req.to_finish = FINISH_ABORT(
+        "radixkv: the KV of a cached prefix could not be loaded; send the request again",
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        "InternalServerError",
+    )

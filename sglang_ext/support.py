@@ -1,7 +1,7 @@
 """What radixkv serves inside SGLang, and what it refuses at start, by name.
 
-A model whose KV is more than one row of K and V a layer would come back incomplete, and a wrong answer is worse
-than a refusal. So the list says what is served; all else is refused.
+A model whose KV is more than one row of K and V a layer would come back incomplete, and a wrong
+answer is worse than a refusal. So the list says what is served; all else is refused.
 """
 
 from __future__ import annotations
@@ -36,18 +36,24 @@ def check_arguments(args: Any) -> None:
             _refuse(f"{flag} contradicts --radix-cache-backend radixkv; leave out one of the two")
     for field, flag in _NOT_SERVED.items():
         if getattr(args, field, False):
-            _refuse(f"{flag} is not served by --radix-cache-backend radixkv; leave out one of the two")
+            _refuse(
+                f"{flag} is not served by --radix-cache-backend radixkv; leave out one of the two"
+            )
     if getattr(args, "hicache_storage_backend", None):
         _refuse(
-            "--hicache-storage-backend contradicts --radix-cache-backend radixkv, which has tiers of its own: "
-            "leave it out and name a disk in --radixkv-config"
+            "--hicache-storage-backend contradicts --radix-cache-backend radixkv, which has tiers "
+            "of its own: leave it out and name a disk in --radixkv-config"
         )
     if getattr(args, "speculative_algorithm", None):
         _refuse(
-            "--speculative-algorithm is not served by --radix-cache-backend radixkv: the draft's KV would not "
-            "come back"
+            "--speculative-algorithm is not served by --radix-cache-backend radixkv: the draft's "
+            "KV would not come back"
         )
-    for field, flag in (("pp_size", "--pp-size"), ("dp_size", "--dp-size"), ("dcp_size", "--dcp-size")):
+    for field, flag in (
+        ("pp_size", "--pp-size"),
+        ("dp_size", "--dp-size"),
+        ("dcp_size", "--dcp-size"),
+    ):
         if (getattr(args, field, 1) or 1) > 1:
             _refuse(f"{flag} above 1 is not served by --radix-cache-backend radixkv")
     if getattr(args, "disaggregation_mode", "null") not in (None, "null"):
@@ -71,23 +77,26 @@ def check_model(ctx: Any) -> None:
     pool = ctx.params.token_to_kv_pool_allocator.get_kvcache()
     if type(pool) not in (MHATokenToKVPool, MLATokenToKVPool):
         _refuse(
-            f"the KV pool {type(pool).__name__} is not served, only MHATokenToKVPool and MLATokenToKVPool"
+            f"the KV pool {type(pool).__name__} is not served, only MHATokenToKVPool and "
+            "MLATokenToKVPool"
         )
     if getattr(pool, "is_quantized_kv_cache", False):
-        _refuse("a KV cache with scales of its own (--kv-cache-dtype of a packed format) is not served")
+        _refuse(
+            "a KV cache with scales of its own (--kv-cache-dtype of a packed format) is not served"
+        )
     if getattr(pool, "kv_cache_layout", "nhd") != "nhd":
         _refuse(f"the KV layout {pool.kv_cache_layout} is not served, only nhd")
     _check_prefill_graph(ctx.server_args)
 
 
 def _check_prefill_graph(args: Any) -> None:
-    """A prefill graph captured whole replays no layer waits: it would read KV that is not there yet."""
+    """A prefill graph captured whole replays no layer waits: it would read KV too early."""
     config = getattr(args, "cuda_graph_config", None)
     backend = getattr(getattr(config, "prefill", None), "backend", "disabled")
     if getattr(args, "device", "cuda") != "cpu" and backend in ("full", "tc_piecewise"):
         _refuse(
-            f"the prefill CUDA graph backend {backend!r} is not served: choose breakable or disabled in "
-            "--cuda-graph-config"
+            f"the prefill CUDA graph backend {backend!r} is not served: choose breakable or "
+            "disabled in --cuda-graph-config"
         )
 
 

@@ -1,18 +1,24 @@
 """What SGLang touches on a cache without asking, once hierarchical caching is switched on.
 
-None of it is in SGLang's interface; each attribute is read by name somewhere in the scheduler (0.5.15 to 0.5.20):
+None of it is in SGLang's interface; each attribute is read by name somewhere in the scheduler
+(0.5.15 to 0.5.20):
 
-| attribute | who reads it, and what for |
-| --- | --- |
-| `ongoing_write_through`, `ongoing_load_back` | `is_fully_idle`: flush, weight updates and the leak check wait for these |
-| `ongoing_prefetch`, `ongoing_backup`, `enable_storage` | the same, for a storage backend |
-| `token_to_kv_pool_host` | metrics: used and total tokens of the host tier; asserted, so it must be there |
-| `cache_controller.storage_backend` | the class name becomes `storage_backend` in `cached_tokens_details` |
-| `hicache_storage_pass_prefix_keys` | the queue notice: whether to compute page hashes first |
-| `flush_write_through_acks`, `terminate_prefetch` | called before decoding and on abort |
+`ongoing_write_through`, `ongoing_load_back`
+    `is_fully_idle`: flush, weight updates and the leak check wait for these.
+`ongoing_prefetch`, `ongoing_backup`, `enable_storage`
+    The same, for a storage backend.
+`token_to_kv_pool_host`
+    Metrics: used and total tokens of the host tier; asserted, so it must be there.
+`cache_controller.storage_backend`
+    Its class name becomes `storage_backend` in `cached_tokens_details`.
+`hicache_storage_pass_prefix_keys`
+    The queue notice: whether to compute page hashes first.
+`flush_write_through_acks`, `terminate_prefetch`
+    Called before decoding and on abort.
 
-The `ongoing_*` must hold exactly the transfers that touch the device: one missing and the leak check finds locked
-slots that nothing explains, one too many and a flush, and with it a weight update, is refused.
+The `ongoing_*` must hold exactly the transfers that touch the device: one missing and the leak
+check finds locked slots that nothing explains, one too many and a flush, and with it a weight
+update, is refused.
 """
 
 from __future__ import annotations
@@ -52,6 +58,8 @@ class HiCacheSurface:
 
     hicache_storage_pass_prefix_keys = False
     enable_storage = True
+    storage_prefetch_retries = None  # read from 0.5.20 on
+    buffer_pipeline = None  # read from 0.5.20 on
     cache_controller = Controller()
 
     def __init__(self) -> None:
