@@ -158,10 +158,15 @@ class KVCache:
         return self.planner.match(tokens, self._tree(namespace), limit=limit)
 
     def acquire(
-        self, tokens: Tokens, namespace: int | None = None, *, limit: int | None = None
+        self,
+        tokens: Tokens,
+        namespace: int | None = None,
+        *,
+        limit: int | None = None,
+        admission: int | None = None,
     ) -> PrefixHandle:
-        """Match, mark as used, and pin until the handle is closed."""
-        now = self.planner.new_admission()
+        """Match, mark as used, and pin until the handle is closed. Arguments as for `store`."""
+        now = self.planner.new_admission() if admission is None else admission
         return self.planner.acquire(tokens, self._tree(namespace), limit=limit, time=now)
 
     def store(

@@ -180,42 +180,55 @@ class RadixKVCache(HiCacheSurface, RadixCache):
     # --- a request is admitted
 
     def init_load_back(self, params: Any) -> tuple[torch.Tensor, TreeNode]:
-        """Take slots and begin to load what memory holds beyond the device hit: all that is
-        promised, or nothing.
+        """Take slots and begin to load what the last match promised beyond the device hit.
 
-        After this call SGLang counts on it; so only what is ready in memory on every rank is
-        promised.
+        All of it or nothing: after this call SGLang counts on it, and takes no part of it.
         """
         req = params.req
         state = state_of(req)
-        first = len(req.prefix_indices)
-        slots, node = self._load(state, first, params.best_match_node) if state else (None, None)
-        if slots is None:
+        parent = params.best_match_node
+        loaded = None
+        if state is not None:
+            loaded = self._load(state, parent, len(req.prefix_indices), params.host_hit_length)
+        if loaded is None:
             req.host_hit_length = req.storage_hit_length = 0
-            return torch.empty((0,), dtype=torch.int64, device=self.device), params.best_match_node
-        req.host_hit_length = len(slots)
-        before = state.memory_tokens_before
-        last = first + len(slots)
-        req.storage_hit_length = 0 if before is None else max(0, last - max(before, first))
-        return slots, node
+            return torch.empty((0,), dtype=torch.int64, device=self.device), parent
+        self._account(req, state, len(req.prefix_indices), params.host_hit_length)
+        return loaded
 
     def _load(
-        self, state: RequestState, first: int, parent: TreeNode
-    ) -> tuple[torch.Tensor | None, TreeNode | None]:
+        self, state: RequestState, parent: TreeNode, first: int, num_tokens: int
+    ) -> tuple[torch.Tensor, TreeNode] | None:
+        """Slots under load and their tree node; None where memory or the device lacks room."""
+        rest = state.key[first : first + num_tokens]
+        if rest.child_key(self.page_size) in parent.children:
+            return None  # another request has loaded or computed it meanwhile
+        if not state.admission:
+            state.admission = self._kv.planner.new_admission()
         key = state.key
-        with self._kv.acquire(key.token_ids, state.tree, limit=len(key)) as handle:
-            last = self._whole_pages(min(handle.num_memory_tokens, len(key)))
-            rest = key[first:last] if last > first else None
-            if rest is None or rest.child_key(self.page_size) in parent.children:
-                return None, None
-            slots = self._allocate(last - first)
+        with self._kv.acquire(
+            key.token_ids, state.tree, limit=len(key), admission=state.admission
+        ) as handle:
+            if handle.num_memory_tokens < first + num_tokens:
+                return None
+            slots = self._allocate(num_tokens)
             if slots is None:
-                return None, None
+                return None
             ticket = self._kv.load(handle, _on_host(slots), first)
         node = self._insert_below(parent, rest, slots)
         self._lock(self.ongoing_load_back, ticket, node)
-        self._loads[ticket.command_id] = _Load(ticket, state, node, last - first)
+        self._loads[ticket.command_id] = _Load(ticket, state, node, num_tokens)
         return slots, node
+
+    def _account(self, req: Any, state: RequestState, first: int, num_tokens: int) -> None:
+        """Of the loaded tokens, *storage* are those that the disk brought for this request."""
+        before = state.memory_tokens_before
+        req.host_hit_length = num_tokens
+        req.storage_hit_length = 0
+        if before is not None:
+            start = max(before, first)
+            req.storage_hit_length = max(0, first + num_tokens - start)
+            req.storage_hit_start = start  # read from 0.5.20 on
 
     def _allocate(self, num_tokens: int) -> torch.Tensor | None:
         allocator = self.token_to_kv_pool_allocator
