@@ -25,7 +25,7 @@ from radixkv.index import Match, PrefixHandle, Tokens
 from radixkv.layout import EngineMemory, KVLayout
 from radixkv.namespace import Namespace
 from radixkv.planner import Planner, Prefetch, SlotSource
-from radixkv.ticks import TickRow, decode, encode
+from radixkv.ticks import Rates, TickRow, decode, encode
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +138,8 @@ class KVCache:
         self._heard: dict[int, Completion] = {}
         self._ended: dict[int, Completion] = {}
         self._last_tick_s = time.monotonic()
+        self._computed_tokens = 0
+        self._compute_rate = 0.0
 
     def attach(self, engine: EngineMemory) -> None:
         """Name the engine memory that stores and loads are about.
@@ -282,10 +284,8 @@ class KVCache:
         pending = self.planner.pending_ids
         if not pending and self._group.size > 1:
             return []  # every replica knows that nothing is under way: there is nothing to agree on
-        now_s = time.monotonic()
-        elapsed_us = int((now_s - self._last_tick_s) * 1e6)
-        self._last_tick_s = now_s
-        row = encode(elapsed_us, self.planner.num_issued, pending, self._heard)
+        elapsed_us, rates = self._measure()
+        row = encode(elapsed_us, self.planner.num_issued, pending, self._heard, rates)
         row = self._group.minimum(row)
         ended = self.planner.apply(decode(row, pending))
         for _, completion in ended:
@@ -293,6 +293,13 @@ class KVCache:
             self._remember(completion)
         self._submit()
         return ended
+
+    def note_computed(self, num_tokens: int) -> None:
+        """The engine has computed so many tokens of prompts since the last tick.
+
+        What it takes to compute decides whether a prefetch from the disk is worth waiting for.
+        """
+        self._computed_tokens += num_tokens
 
     def completion(self, command_id: int) -> Completion | None:
         """How a command ended, or None if it has not (or so long ago that it is forgotten)."""
@@ -322,6 +329,18 @@ class KVCache:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _measure(self) -> tuple[int, Rates]:
+        """Microseconds since the last tick, and this rank's rates."""
+        now_s = time.monotonic()
+        elapsed_s = now_s - self._last_tick_s
+        self._last_tick_s = now_s
+        if self._computed_tokens >= self.config.chunk_tokens and elapsed_s > 0:
+            rate = self._computed_tokens / elapsed_s
+            self._compute_rate += (rate - self._compute_rate) * (0.2 if self._compute_rate else 1)
+        self._computed_tokens = 0
+        fetch = self.executor.stats().fetch.recent_bytes_per_s
+        return int(elapsed_s * 1e6), Rates(int(fetch), int(self._compute_rate))
 
     def _tree(self, namespace: int | None) -> int:
         return self._default_namespace if namespace is None else namespace

@@ -31,7 +31,7 @@ from radixkv.commands import (
 from radixkv.config import CacheConfig
 from radixkv.index import Match, PrefixHandle, RadixIndex, Tokens
 from radixkv.layout import KVLayout
-from radixkv.ticks import TickRecord
+from radixkv.ticks import Rates, TickRecord
 
 SlotSource = Callable[[int, int], NDArray[np.int64]]
 """Engine slots of the prompt's positions first … last − 1. Shape (last − first,), int64."""
@@ -76,6 +76,7 @@ class PlannerCounters:
     fetched: int = 0
     fetches_failed: int = 0
     fetches_corrupt: int = 0
+    prefetches_dear: int = 0  # calls: computing would be quicker
     prefetches_late: int = 0  # calls: the deadline came first
 
 
@@ -100,6 +101,7 @@ class Planner:
         max_store_tokens: float = math.inf,
     ) -> None:
         self._unit_bytes = layout.unit_bytes(config.chunk_tokens)
+        self._token_bytes = layout.token_bytes
         self._chunk_tokens = config.chunk_tokens
         self._config = config
         self._max_store_tokens = max_store_tokens
@@ -114,6 +116,7 @@ class Planner:
         )
         self.counters = PlannerCounters()
         self.now_us = 0
+        self.rates = Rates()
         self.num_issued = 0
         self.next_sequence = 1
         self._admissions = 0
@@ -222,6 +225,9 @@ class Planner:
         match = self.match(tokens, namespace, limit=limit)
         if match.num_tokens == match.num_memory_tokens:
             return None
+        if self._is_dearer_than_computing(match.num_tokens - match.num_memory_tokens):
+            self.counters.prefetches_dear += 1
+            return None
         handle = self.acquire(tokens, namespace, limit=limit)
         deadline_us = self.now_us + round(self._config.prefetch_deadline_s * 1e6)
         prefetch = Prefetch(handle, handle.num_memory_tokens, deadline_us)
@@ -266,6 +272,7 @@ class Planner:
             The commands that ended, with how they ended.
         """
         self.now_us += record.elapsed_us
+        self.rates = record.rates
         ended = []
         for completion in record.completions:
             command = self._pending.pop(completion.command_id)
@@ -357,6 +364,14 @@ class Planner:
                 return
             else:
                 evicted = True
+
+    def _is_dearer_than_computing(self, num_tokens: int) -> bool:
+        """Whether the disk, with what it has to do already, would take longer than the engine."""
+        if not self.rates.fetch_bytes_per_s or not self.rates.compute_tokens_per_s:
+            return False
+        num_bytes = num_tokens * self._token_bytes + self._fetch_bytes_inflight
+        fetch_s = num_bytes / self.rates.fetch_bytes_per_s
+        return fetch_s > num_tokens / self.rates.compute_tokens_per_s
 
     def _continue_prefetch(self, prefetch: Prefetch) -> None:
         """Plan its next reads, or end it."""

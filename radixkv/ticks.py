@@ -6,7 +6,7 @@ other for ever. So each rank writes what it has heard into a row of fixed length
 all ranks (`all_reduce(MIN)` on the CPU group) makes the rows equal, and the planner acts on nothing
 else.
 
-    [ elapsed µs | issued | −issued | outcome of the oldest pending command | … of the next | … ]
+    [ elapsed µs | issued | −issued | fetch B/s | compute tokens/s | outcome of the oldest … ]
 
 An outcome is 0 while the command is under way, and grows with the number of chunks done: the
 minimum is *under way* if any rank still works, and otherwise the fewest chunks that any rank has
@@ -25,7 +25,7 @@ from radixkv.commands import Completion, CompletionStatus
 from radixkv.errors import RadixKVError
 
 WINDOW = 256
-_HEAD = 3
+_HEAD = 5
 _SEVERITY = (
     CompletionStatus.FULL,
     CompletionStatus.FAILED,
@@ -37,16 +37,26 @@ TickRow = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
+class Rates:
+    """How fast KV comes from the disk, and how fast the engine computes it; 0 while not known."""
+
+    fetch_bytes_per_s: int = 0
+    compute_tokens_per_s: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class TickRecord:
     """What all ranks agree on in one scheduler step.
 
     Attributes:
         elapsed_us: Time since the last tick, the least that any rank measured.
         completions: Commands that ended on every rank, oldest first.
+        rates: What the slowest rank measured.
     """
 
     elapsed_us: int
     completions: tuple[Completion, ...]
+    rates: Rates = Rates()
 
 
 class ReplicasDivergedError(RadixKVError):
@@ -54,7 +64,11 @@ class ReplicasDivergedError(RadixKVError):
 
 
 def encode(
-    elapsed_us: int, issued: int, pending: Sequence[int], heard: Mapping[int, Completion]
+    elapsed_us: int,
+    issued: int,
+    pending: Sequence[int],
+    heard: Mapping[int, Completion],
+    rates: Rates = Rates(),  # noqa: B008 (frozen)
 ) -> TickRow:
     """This rank's row.
 
@@ -63,12 +77,14 @@ def encode(
         issued: Commands issued so far; ranks whose count differs have diverged.
         pending: Ids of the commands under way, oldest first, the same on every rank.
         heard: Completions that this rank has and the others may not have yet.
+        rates: What this rank measured.
 
     Returns:
-        Shape (3 + WINDOW,), int64.
+        Shape (5 + WINDOW,), int64.
     """
     row = np.zeros(_HEAD + WINDOW, np.int64)
-    row[:_HEAD] = elapsed_us, issued, -issued
+    row[:3] = elapsed_us, issued, -issued
+    row[3:_HEAD] = rates.fetch_bytes_per_s, rates.compute_tokens_per_s
     for place, command_id in enumerate(pending[:WINDOW]):
         completion = heard.get(command_id)
         if completion is not None:
@@ -91,4 +107,4 @@ def decode(row: TickRow, pending: Sequence[int]) -> TickRecord:
     for place in np.flatnonzero(row[_HEAD:]).tolist():
         num_ok, severity = divmod(int(row[_HEAD + place]) - 1, len(_SEVERITY))
         completions.append(Completion(pending[place], num_ok, _SEVERITY[severity]))
-    return TickRecord(int(row[0]), tuple(completions))
+    return TickRecord(int(row[0]), tuple(completions), Rates(int(row[3]), int(row[4])))

@@ -258,7 +258,9 @@ class RadixKVCache(HiCacheSurface, RadixCache):
 
     def cache_unfinished_req(self, req: Any, *args: Any, **kwargs: Any) -> None:
         """After each chunk of a prefill: keep its full chunks."""
+        before = _protected_tokens(req)
         super().cache_unfinished_req(req, *args, **kwargs)
+        self._kv.note_computed(_protected_tokens(req) - before)
         state = state_of(req)
         if state is None or self.disable:
             return

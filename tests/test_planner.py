@@ -11,7 +11,7 @@ from radixkv.commands import Clear, Completion, CompletionStatus, Fetch, Load, S
 from radixkv.config import CacheConfig
 from radixkv.layout import KVLayout
 from radixkv.planner import Planner
-from radixkv.ticks import TickRecord, decode, encode
+from radixkv.ticks import Rates, TickRecord, decode, encode
 
 CHUNK = 16
 LAYOUT = KVLayout(num_layers=2, num_kv=2, row_bytes=1024, dtype="float16")
@@ -228,6 +228,21 @@ def test_a_late_prefetch_is_waited_for_no_longer():
     assert planner.end_prefetch(prefetch) == 0
     end(planner)
     assert planner.match(tokens).num_memory_tokens == 3 * CHUNK  # for whoever comes next
+
+
+@pytest.mark.parametrize(("fetch_rate", "is_worth_it"), [(10**9, True), (10**4, False), (0, True)])
+def test_a_prefetch_that_takes_longer_than_computing_is_not_begun(fetch_rate, is_worth_it):
+    planner = make_planner(disk_chunks=8)
+    tokens = prompt(1, 3)
+    store(planner, tokens)
+    end(planner)
+    planner.clear(disk=False)
+
+    planner.apply(TickRecord(0, (), Rates(fetch_rate, compute_tokens_per_s=1000)))
+    prefetch = planner.prefetch(tokens)
+
+    assert (prefetch is not None) == is_worth_it
+    assert planner.counters.prefetches_dear == (not is_worth_it)
 
 
 def test_two_prefetches_of_one_prompt_read_it_once():
