@@ -139,7 +139,8 @@ class KVCache:
         self._ended: dict[int, Completion] = {}
         self._last_tick_s = time.monotonic()
         self._computed_tokens = 0
-        self._compute_rate = 0.0
+        self._compute_rate = 0.0  # tokens a second
+        self._fetch_rate = 0.0  # bytes a second
 
     def attach(self, engine: EngineMemory) -> None:
         """Name the engine memory that stores and loads are about.
@@ -279,8 +280,10 @@ class KVCache:
         Returns:
             The commands that ended since the last tick.
         """
-        for completion in self.executor.poll():
-            self._heard[completion.command_id] = completion
+        completions = self.executor.poll()
+        if completions:
+            self._heard |= {completion.command_id: completion for completion in completions}
+            self._fetch_rate = self.executor.stats().fetch.recent_bytes_per_s
         pending = self.planner.pending_ids
         if not pending and self._group.size > 1:
             return []  # every replica knows that nothing is under way: there is nothing to agree on
@@ -339,8 +342,7 @@ class KVCache:
             rate = self._computed_tokens / elapsed_s
             self._compute_rate += (rate - self._compute_rate) * (0.2 if self._compute_rate else 1)
         self._computed_tokens = 0
-        fetch = self.executor.stats().fetch.recent_bytes_per_s
-        return int(elapsed_s * 1e6), Rates(int(fetch), int(self._compute_rate))
+        return int(elapsed_s * 1e6), Rates(int(self._fetch_rate), int(self._compute_rate))
 
     def _tree(self, namespace: int | None) -> int:
         return self._default_namespace if namespace is None else namespace
