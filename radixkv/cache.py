@@ -11,7 +11,6 @@ its bytes are down.
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import Self
 
@@ -22,34 +21,14 @@ from radixkv.commands import Command, Completion, CompletionStatus
 from radixkv.config import CacheConfig
 from radixkv.executor import DiskOptions, Executor
 from radixkv.index import Match, PrefixHandle, Tokens
+from radixkv.group import RankGroup
 from radixkv.layout import EngineMemory, KVLayout
 from radixkv.namespace import Namespace
+from radixkv.numa import local_node
 from radixkv.planner import Planner, Prefetch, SlotSource
-from radixkv.ticks import Rates, TickRow, decode, encode
-
-logger = logging.getLogger(__name__)
-
-
-class RankGroup:
-    """How the ranks of one engine agree. This one is a group of a single rank; adapters bring
-    theirs.
-
-    Attributes:
-        rank: This process's place in the group.
-        size: Ranks in the group.
-    """
-
-    rank = 0
-    size = 1
-
-    def minimum(self, row: TickRow) -> TickRow:
-        """Elementwise minimum of every rank's row. Shape and dtype are kept."""
-        return row
-
-    def gather(self, value: object) -> list[object]:
-        """Every rank's value, in order of rank. Called at start only."""
-        return [value]
-
+from radixkv.restore import check_groups, fingerprints, in_common
+from radixkv.ticks import Rates, decode, encode
+from radixkv.tiers.disk import DiskOptions
 
 class Ticket:
     """Something under way: wait for it, or for one of its layers."""
@@ -116,6 +95,7 @@ class KVCache:
             memory_bytes=self.config.memory_size_bytes,
             disk=_disk_options(self.config, self._group),
             hugepages=self.config.memory_hugepages != "never",
+            numa=-1 if self.config.memory_numa == "any" else local_node(),
         )
         try:
             tiers = (self.executor.memory_units, self.executor.disk_units)
@@ -283,7 +263,7 @@ class KVCache:
         completions = self.executor.poll()
         if completions:
             self._heard |= {completion.command_id: completion for completion in completions}
-            self._fetch_rate = self.executor.stats().fetch.recent_bytes_per_s
+            self._fetch_rate = self.executor.stats().fetch.recent_gbps * 1e9
         pending = self.planner.pending_ids
         if not pending and self._group.size > 1:
             return []  # every replica knows that nothing is under way: there is nothing to agree on
@@ -357,18 +337,14 @@ class KVCache:
             del self._ended[next(iter(self._ended))]
 
     def _restore(self) -> int:
-        """Put what the disk holds into the tree: only what every rank has in the same place."""
+        """Put what the disk holds into the tree: what every rank has alike."""
         restored = self.executor.restored
         if restored is None:
             return 0
         if self._group.size > 1:
-            mine = restored.fingerprints()
-            common = set(mine.tolist()).intersection(
-                *(set(theirs) for theirs in self._group.gather(mine.tolist()))  # type: ignore[call-overload]
-            )
-            restored = restored.keep(np.array([print_ in common for print_ in mine.tolist()], bool))
+            check_groups(self._group.gather(restored.group_id))
+            restored = in_common(restored, self._group.gather(fingerprints(restored)))
         self.planner.restore(restored)
-        logger.info("disk: %d chunks of earlier runs are back in the index", len(restored))
         return len(restored)
 
 
@@ -378,8 +354,8 @@ def _disk_options(config: CacheConfig, group: RankGroup) -> DiskOptions | None:
     return DiskOptions(
         path=config.disk_path,
         capacity_bytes=config.disk_size_bytes,
-        durable=config.disk_durable,
-        io=config.disk_io,
+        durable="none" if config.disk_durable == "none" else "group",
+        io_engine="threads" if config.disk_io == "threads" else "auto",
         rank=group.rank,
         world_size=group.size,
     )

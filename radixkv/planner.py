@@ -32,6 +32,7 @@ from radixkv.config import CacheConfig
 from radixkv.index import Match, PrefixHandle, RadixIndex, Tokens
 from radixkv.layout import KVLayout
 from radixkv.ticks import Rates, TickRecord
+from radixkv.tiers.disk import RestoredChunks
 
 SlotSource = Callable[[int, int], NDArray[np.int64]]
 """Engine slots of the prompt's positions first … last − 1. Shape (last − first,), int64."""
@@ -264,6 +265,22 @@ class Planner:
             self._clear(self.index.clear_all())
         else:
             self.index.clear_memory()
+
+    def restore(self, restored: RestoredChunks) -> None:
+        """Take in what a reopened disk holds; the order of its stores is its recency."""
+        self.index.restore_disk(
+            restored.parent_index,
+            restored.num_tokens,
+            restored.tokens,
+            restored.disk_offset,
+            restored.num_units,
+            restored.namespace_index,
+            restored.digests,
+            restored.sequence,
+        )
+        last = int(restored.sequence.max(initial=0))
+        self.next_sequence = last + 1
+        self._admissions = last
 
     def apply(self, record: TickRecord) -> list[tuple[Command, Completion]]:
         """Take in what all ranks agree on; plan what follows from it.

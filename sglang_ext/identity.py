@@ -8,7 +8,7 @@ import uuid
 from typing import Any
 
 from radixkv import CacheConfig, KVLayout, Namespace
-from radixkv.cache import RankGroup
+from radixkv.group import RankGroup
 from radixkv.namespace import model_identity
 
 # Arguments that change the KV of given tokens, beside the weights.
@@ -39,7 +39,7 @@ def engine_namespace(
     overrides = {name: str(getattr(args, name, None)) for name in _MODEL_ARGUMENTS}
     if args.load_format != "dummy":  # only made-up weights depend on the seed
         del overrides["random_seed"]
-    model = str(group.gather(_identity(args.model_path, overrides))[0])
+    model = group.gather(_identity(args.model_path, overrides))[0]
     return Namespace(
         model=model,
         layout_digest=layout.digest(config.chunk_tokens),
@@ -64,7 +64,7 @@ def new_weights(namespace: Namespace, model_path: str | None, nonce: str) -> Nam
 
 def draw_nonce(group: RankGroup) -> str:
     """A text that no other run has, the same on every rank."""
-    return str(group.gather(uuid.uuid4().hex)[0])
+    return group.gather(uuid.uuid4().hex)[0]
 
 
 def _identity(model_path: str, overrides: dict[str, str]) -> str:

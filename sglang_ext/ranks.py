@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from radixkv.cache import RankGroup
+from radixkv.group import RankGroup, Value
 from radixkv.ticks import TickRow
 
 
@@ -24,8 +24,8 @@ class TorchRankGroup(RankGroup):
         dist.all_reduce(agreed, op=dist.ReduceOp.MIN, group=self._group)
         return agreed.numpy()
 
-    def gather(self, value: object) -> list[object]:
-        values: list[object] = [None] * self.size
+    def gather(self, value: Value) -> list[Value]:
+        values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value, group=self._group)
         return values
 

@@ -1,0 +1,68 @@
+"""What counts of a reopened disk when an engine has several ranks: what all of them have alike.
+
+A crash, or a disk that was swapped, can leave one rank with chunks that another lacks. A chunk is of
+use only where every rank has its part, in the same extent and of the same store.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radixkv.errors import TierFormatError
+from radixkv.tiers.disk import RestoredChunks
+
+Fingerprints = NDArray[np.void]
+
+
+def fingerprints(restored: RestoredChunks) -> Fingerprints:
+    """One value a chunk, equal where extent, key and sequence number are. Shape: (n,)."""
+    columns = np.zeros(len(restored), [("offset", "<u4"), ("sequence", "<u8"), ("key", "V16")])
+    columns["offset"] = restored.disk_offset
+    columns["sequence"] = restored.sequence
+    columns["key"] = np.ascontiguousarray(restored.keys).view("V16").reshape(-1)
+    return columns
+
+
+def check_groups(group_ids: Sequence[bytes]) -> None:
+    """Refuse ranks' files that were not made together.
+
+    Raises:
+        TierFormatError: Says what to do.
+    """
+    if len(set(group_ids)) > 1:
+        raise TierFormatError(
+            "disk",
+            "open",
+            "the ranks' files were not made by one engine: remove the folder, or name another",
+        )
+
+
+def in_common(restored: RestoredChunks, ranks: Sequence[Fingerprints]) -> RestoredChunks:
+    """The chunks that every rank has, with all their parents; the order is kept."""
+    keep = np.ones(len(restored), bool)
+    mine = fingerprints(restored)
+    for theirs in ranks:
+        keep &= np.isin(mine.view(f"V{mine.itemsize}"), theirs.view(f"V{theirs.itemsize}"))
+    for index in np.flatnonzero(restored.parent_index >= 0):
+        keep[index] &= keep[restored.parent_index[index]]
+    return restored if keep.all() else _select(restored, keep)
+
+
+def _select(restored: RestoredChunks, keep: NDArray[np.bool_]) -> RestoredChunks:
+    new_index = np.cumsum(keep) - 1
+    parents = restored.parent_index[keep]
+    return dataclasses.replace(
+        restored,
+        parent_index=np.where(parents < 0, -1, new_index[parents]).astype(np.int64),
+        num_tokens=restored.num_tokens[keep],
+        tokens=restored.tokens[np.repeat(keep, restored.num_tokens)],
+        disk_offset=restored.disk_offset[keep],
+        num_units=restored.num_units[keep],
+        namespace_index=restored.namespace_index[keep],
+        sequence=restored.sequence[keep],
+        keys=restored.keys[keep],
+    )
