@@ -30,6 +30,7 @@ from radixkv.restore import check_groups, fingerprints, in_common
 from radixkv.ticks import Rates, decode, encode
 from radixkv.tiers.disk import DiskOptions
 
+
 class Ticket:
     """Something under way: wait for it, or for one of its layers."""
 

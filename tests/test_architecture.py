@@ -22,11 +22,11 @@ MAX_LINES = 500
 FLOORS = (
     {
         *("errors", "units", "settings", "config"),
-        *("namespace", "layout", "commands", "ticks", "metrics", "numa"),
+        *("namespace", "layout", "commands", "ticks", "group", "metrics", "numa"),
     },
     {"_native"},
     {"index", "tiers", "transfer"},
-    {"planner", "executor"},
+    {"planner", "executor", "restore"},
     {"cache"},
     {"cli"},
 )
