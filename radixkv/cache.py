@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from radixkv.commands import Command, Completion, CompletionStatus
 from radixkv.config import CacheConfig
-from radixkv.executor import DiskOptions, Executor
-from radixkv.index import Match, PrefixHandle, Tokens
+from radixkv.executor import Executor
 from radixkv.group import RankGroup
+from radixkv.index import Match, PrefixHandle, Tokens
 from radixkv.layout import EngineMemory, KVLayout
 from radixkv.namespace import Namespace
 from radixkv.numa import local_node

@@ -1,4 +1,4 @@
-"""What counts of a reopened disk when an engine has several ranks: what all of them have alike.
+"""What counts of a reopened disk when an engine has several ranks: what all have alike.
 
 A crash, or a disk that was swapped, can leave one rank with chunks that another lacks. A chunk is of
 use only where every rank has its part, in the same extent and of the same store.

@@ -68,7 +68,7 @@ def encode(
     issued: int,
     pending: Sequence[int],
     heard: Mapping[int, Completion],
-    rates: Rates = Rates(),  # noqa: B008 (frozen)
+    rates: Rates = Rates(),
 ) -> TickRow:
     """This rank's row.
 

@@ -7,9 +7,7 @@ import os
 import uuid
 from typing import Any
 
-from radixkv import CacheConfig, KVLayout, Namespace
-from radixkv.group import RankGroup
-from radixkv.namespace import model_identity
+from radixkv import CacheConfig, KVLayout, Namespace, RankGroup, model_identity
 
 # Arguments that change the KV of given tokens, beside the weights.
 _MODEL_ARGUMENTS = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from radixkv.cache import Ticket
+from radixkv import Ticket
 
 NO_LOADS = -1
 _KEPT_BATCHES = 16  # more than SGLang has in flight

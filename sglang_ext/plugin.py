@@ -14,7 +14,6 @@ import os
 from typing import Any
 
 from radixkv import CacheConfig
-from radixkv.config import ENVIRONMENT_VARIABLE
 from sglang_ext.support import check_arguments
 
 BACKEND = "radixkv"
@@ -64,7 +63,7 @@ def _read_flag(_: type, args: argparse.Namespace, *more: Any, **kwargs: Any) -> 
     """The flag is no field of SGLang's: worker processes get it through the environment."""
     path = getattr(args, "radixkv_config", None)
     if path:
-        os.environ[ENVIRONMENT_VARIABLE] = os.path.abspath(path)
+        os.environ["RADIXKV_CONFIG"] = os.path.abspath(path)
 
 
 def _open_gates(args: Any, *more: Any, **kwargs: Any) -> None:

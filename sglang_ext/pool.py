@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from radixkv import EngineMemory, KVLayout, UnsupportedError
-from radixkv.layout import describe_arrays
+from radixkv import EngineMemory, KVLayout, UnsupportedError, describe_arrays
 
 
 def describe_pool(pool: Any) -> tuple[KVLayout, EngineMemory]:

@@ -25,9 +25,7 @@ from numpy.typing import NDArray
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, MatchPrefixParams, MatchResult
 from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey, TreeNode
 
-from radixkv import CacheConfig, CompletionStatus, KVCache, Load, Store
-from radixkv.cache import Ticket
-from radixkv.planner import SlotSource
+from radixkv import CacheConfig, CompletionStatus, KVCache, Load, SlotSource, Store, Ticket
 from sglang_ext.identity import draw_nonce, engine_namespace, new_weights
 from sglang_ext.layer_waits import LayerWaits
 from sglang_ext.pool import describe_pool

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from radixkv.group import RankGroup, Value
-from radixkv.ticks import TickRow
+from radixkv import RankGroup, TickRow
+
+Value = TypeVar("Value")
 
 
 class TorchRankGroup(RankGroup):

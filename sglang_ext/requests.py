@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from radixkv import Namespace
-from radixkv.planner import Prefetch
+from radixkv import Namespace, Prefetch
 
 _ATTRIBUTE = "radixkv_state"
 

@@ -1,4 +1,4 @@
-"""The control plane, driven by values alone: completions are scripted, so every race can be replayed."""
+"""The control plane, driven by values alone: completions are scripted, races replayed."""
 
 from __future__ import annotations
 
@@ -346,6 +346,8 @@ def test_replicas_stay_equal_whatever_each_rank_hears_when(seed):
         assert ranks[0].planner.index.state_hash() == ranks[1].planner.index.state_hash()
         for pair in [p for p in prefetches if p[0] is None or p[0].done]:
             prefetches.remove(pair)
-            brought = {rank.planner.end_prefetch(p) for rank, p in zip(ranks, pair) if p}
+            brought = {
+                rank.planner.end_prefetch(p) for rank, p in zip(ranks, pair, strict=True) if p
+            }
             assert len(brought) <= 1
     ranks[0].planner.index.check_invariants()
