@@ -17,15 +17,15 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from radixkv.commands import Command, Completion, CompletionStatus
+from radixkv.commands import Command, Completion, CompletionStatus, Tokens
 from radixkv.config import CacheConfig
 from radixkv.executor import Executor
 from radixkv.group import RankGroup
-from radixkv.index import Match, PrefixHandle, Tokens
+from radixkv.index import Match, PrefixHandle
 from radixkv.layout import EngineMemory, KVLayout
 from radixkv.namespace import Namespace
 from radixkv.numa import local_node
-from radixkv.planner import Planner, Prefetch, SlotSource
+from radixkv.planner import Planner, Prefetch, SlotSource, spill_window_bytes
 from radixkv.restore import check_groups, fingerprints, in_common
 from radixkv.ticks import Rates, decode, encode
 from radixkv.tiers.disk import DiskOptions
@@ -330,7 +330,12 @@ class KVCache:
 
     def _submit(self) -> None:
         for command in self.planner.take_commands():
-            self.executor.submit(command)
+            try:
+                self.executor.submit(command)
+            except BaseException:  # the caller's mistake: planned, but never begun
+                failed = Completion(command.command_id, 0, CompletionStatus.FAILED)
+                self._heard[command.command_id] = failed
+                raise
 
     def _remember(self, completion: Completion) -> None:
         self._ended[completion.command_id] = completion
@@ -359,6 +364,7 @@ def _disk_options(config: CacheConfig, group: RankGroup) -> DiskOptions | None:
         io_engine="threads" if config.disk_io == "threads" else "auto",
         rank=group.rank,
         world_size=group.size,
+        sync_bytes=spill_window_bytes(config.memory_size_bytes) // 2,
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,9 @@ CHUNK_DTYPE = np.dtype(
 """One chunk in a command, or one slice of a match. 32 bytes, as `ChunkRef` in csrc/core."""
 
 ChunkArray = NDArray[np.void]
+
+Tokens = Any
+"""Token ids: a contiguous buffer of int32, int64 or uint32, such as an array or a numpy array."""
 
 
 class CompletionStatus(IntEnum):

@@ -27,9 +27,10 @@ from radixkv.commands import (
     Load,
     Spill,
     Store,
+    Tokens,
 )
 from radixkv.config import CacheConfig
-from radixkv.index import Match, PrefixHandle, RadixIndex, Tokens
+from radixkv.index import Match, PrefixHandle, RadixIndex
 from radixkv.layout import KVLayout
 from radixkv.ticks import Rates, TickRecord
 from radixkv.tiers.disk import RestoredChunks
@@ -41,7 +42,7 @@ _FETCH_BYTES = (
     16 << 20
 )  # one command: long enough for the device, short enough to admit part of a prefix
 _SPILL_CHUNKS = 16
-_SPILL_BYTES_INFLIGHT = 128 << 20
+_SPILL_WINDOW_BYTES = 128 << 20
 _FIRST_PAUSE_US = 1_000_000
 _LAST_PAUSE_US = 60_000_000
 
@@ -69,6 +70,7 @@ class PlannerCounters:
 
     stored: int = 0
     stores_dropped: int = 0  # calls: too much was under way
+    stores_short: int = 0  # calls: memory had no room, all of it pinned or in use
     stores_failed: int = 0
     loaded: int = 0
     loads_failed: int = 0
@@ -79,6 +81,11 @@ class PlannerCounters:
     fetches_corrupt: int = 0
     prefetches_dear: int = 0  # calls: computing would be quicker
     prefetches_late: int = 0  # calls: the deadline came first
+
+
+def spill_window_bytes(memory_bytes: int) -> int:
+    """Bytes that may be on their way to disk: until they are synced, memory cannot evict them."""
+    return min(_SPILL_WINDOW_BYTES, memory_bytes // 4)
 
 
 class Planner:
@@ -107,6 +114,7 @@ class Planner:
         self._config = config
         self._max_store_tokens = max_store_tokens
         self._has_disk = disk_units > 0
+        self._spill_window_bytes = spill_window_bytes(memory_units * self._unit_bytes)
         self.index = RadixIndex(
             chunk_tokens=config.chunk_tokens,
             token_bytes=layout.token_bytes,
@@ -128,7 +136,7 @@ class Planner:
         self._fetch_bytes_inflight = 0
         self._spill_bytes_inflight = 0
         self._pause_us = _FIRST_PAUSE_US
-        self._spill_after_us = 0
+        self._disk_rests_until_us = 0
 
     @property
     def pending_ids(self) -> list[int]:
@@ -221,7 +229,7 @@ class Planner:
         self, tokens: Tokens, namespace: int = 0, *, limit: int | None = None
     ) -> Prefetch | None:
         """Begin to bring what only the disk has into memory; None if there is nothing to bring."""
-        if not self._has_disk or not self._config.prefetch_budget_bytes:
+        if not self._disk_serves or not self._config.prefetch_budget_bytes:
             return None
         match = self.match(tokens, namespace, limit=limit)
         if match.num_tokens == match.num_memory_tokens:
@@ -245,7 +253,7 @@ class Planner:
         prefetch.done = True
         if prefetch in self._prefetches:
             self._prefetches.remove(prefetch)
-        if prefetch.handle.closed:
+        if prefetch.handle.is_closed:
             return 0
         brought = prefetch.handle.num_memory_tokens - prefetch.tokens_before
         prefetch.handle.close()
@@ -320,10 +328,15 @@ class Planner:
 
         with self.acquire(tokens, namespace, limit=limit):
             chunks, missing_units = reserve()
-            if missing_units and self.index.evict_units("memory", missing_units):
-                more, _ = reserve()
+            if missing_units and self._evict("memory", missing_units):
+                more, missing_units = reserve()
                 chunks = np.concatenate([chunks, more])
+            self.counters.stores_short += missing_units > 0
         return chunks
+
+    def _evict(self, tier: str, num_units: int) -> bool:
+        """Make room; False if nothing may go."""
+        return len(self.index.evict_units(tier, num_units)) > 0
 
     def _complete(self, command: Command, completion: Completion) -> None:
         num_ok = completion.num_ok
@@ -348,39 +361,39 @@ class Planner:
             counters.fetched += done_tokens
             counters.fetches_failed += failed_tokens
             counters.fetches_corrupt += failed_tokens if corrupt else 0
+            self._pace_disk(completion.status)
         else:
-            self.index.complete_spill(command.chunks, num_ok)
+            self.index.complete_spill(command.chunks, num_ok, retry=True)
             self._spill_bytes_inflight -= self._bytes_of(command.chunks)
             counters.spilled += done_tokens
             counters.spills_failed += failed_tokens
-            self._pace_spills(failed=failed_tokens > 0)
+            self._pace_disk(completion.status)
 
     def _bytes_of(self, chunks: ChunkArray) -> int:
         return int(chunks["num_units"].sum(dtype=np.int64)) * self._unit_bytes
 
-    def _pace_spills(self, *, failed: bool) -> None:
+    def _pace_disk(self, status: CompletionStatus) -> None:
         """A disk that fails is left alone for a while, longer each time."""
-        if failed:
-            self._spill_after_us = self.now_us + self._pause_us
+        if status in (CompletionStatus.FAILED, CompletionStatus.FULL):
+            self._disk_rests_until_us = self.now_us + self._pause_us
             self._pause_us = min(2 * self._pause_us, _LAST_PAUSE_US)
-        else:
+        elif status is CompletionStatus.OK:
             self._pause_us = _FIRST_PAUSE_US
+
+    @property
+    def _disk_serves(self) -> bool:
+        return self._has_disk and self.now_us >= self._disk_rests_until_us
 
     def _plan_spills(self) -> None:
         """Copy to disk what memory has and the disk lacks, ahead of eviction."""
-        if not self._has_disk or self.now_us < self._spill_after_us:
-            return
-        evicted = False
-        while self._spill_bytes_inflight < _SPILL_BYTES_INFLIGHT:
+        while self._disk_serves and self._spill_bytes_inflight < self._spill_window_bytes:
             chunks, tokens, namespace, missing_units = self.index.reserve_spill(_SPILL_CHUNKS)
             if len(chunks):
                 self._issue(Spill(self._new_id(), chunks, tokens, namespace, self.next_sequence))
                 self.next_sequence += len(chunks)
                 self._spill_bytes_inflight += self._bytes_of(chunks)
-            elif not missing_units or evicted or not self.index.evict_units("disk", missing_units):
+            elif not missing_units or not self._evict("disk", missing_units):
                 return
-            else:
-                evicted = True
 
     def _is_dearer_than_computing(self, num_tokens: int) -> bool:
         """Whether the disk, with what it has to do already, would take longer than the engine."""
@@ -393,13 +406,13 @@ class Planner:
     def _continue_prefetch(self, prefetch: Prefetch) -> None:
         """Plan its next reads, or end it."""
         handle = prefetch.handle
-        while self._fetch_bytes_inflight < self._config.prefetch_budget_bytes:
+        while self._disk_serves and self._fetch_bytes_inflight < self._config.prefetch_budget_bytes:
             max_chunks = max(1, _FETCH_BYTES // (16 * self._unit_bytes))
             chunks, missing_units = self.index.reserve_fetch(handle, max_chunks=max_chunks)
             if len(chunks):
                 self._issue(Fetch(self._new_id(), chunks))
                 self._fetch_bytes_inflight += self._bytes_of(chunks)
-            elif not missing_units or not self.index.evict_units("memory", missing_units):
+            elif not missing_units or not self._evict("memory", missing_units):
                 break
         if handle.num_memory_tokens >= handle.num_tokens:
             prefetch.done = True

@@ -1,0 +1,237 @@
+"""KVCache on numpy arrays: what is stored comes back bit by bit, from memory and from disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from radixkv import CacheConfig, Fetch, KVCache, Load, Namespace, Spill, Store, describe_arrays
+
+CHUNK = 16
+NUM_SLOTS = 512
+MIB = 1 << 20
+
+
+class Engine:
+    """KV memory of a made-up engine: one array for each layer's K and V, a row a slot."""
+
+    def __init__(self, num_layers: int = 3, num_kv: int = 2, row: int = 40, seed: int = 0) -> None:
+        random = np.random.default_rng(seed)
+        self.arrays = [
+            random.integers(0, 255, (NUM_SLOTS, row), np.uint8) for _ in range(num_layers * num_kv)
+        ]
+        self.layout, self.memory = describe_arrays(self.arrays, num_kv)
+
+    def rows(self, slots: np.ndarray) -> np.ndarray:
+        return np.stack([array[slots] for array in self.arrays])
+
+    def wipe(self) -> None:
+        for array in self.arrays:
+            array[:] = 0xEE
+
+
+def open_cache(engine: Engine, disk: Path | None = None, **settings) -> KVCache:
+    config = CacheConfig(
+        chunk_tokens=CHUNK,
+        memory_size_bytes=64 * MIB,
+        disk_path=disk,
+        disk_size_bytes=64 * MIB,
+        **settings,
+    )
+    return KVCache(engine.layout, config, engine=engine.memory)
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine()
+
+
+@pytest.fixture
+def cache(engine: Engine) -> Iterator[KVCache]:
+    with open_cache(engine) as cache:
+        yield cache
+
+
+def prompt(seed: int, length: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 50_000, length).astype(np.uint32)
+
+
+def slots(seed: int, count: int) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(NUM_SLOTS)[:count].astype(np.int64)
+
+
+def stored(cache: KVCache, engine: Engine, tokens: np.ndarray, seed: int = 5) -> np.ndarray:
+    """Store a prompt, wipe the engine, and give what its rows were."""
+    where = slots(seed, len(tokens))
+    rows = engine.rows(where)
+    assert cache.store(tokens, where).wait()
+    engine.wipe()
+    return rows
+
+
+@pytest.mark.parametrize("num_kv", [1, 2])
+@pytest.mark.parametrize("row", [1, 7, 64, 1152])
+@pytest.mark.parametrize("length", [1, 16, 53])
+def test_what_is_stored_comes_back_anywhere(num_kv, row, length):
+    engine = Engine(num_kv=num_kv, row=row)
+    tokens = prompt(1, length)
+    with open_cache(engine) as cache:
+        rows = stored(cache, engine, tokens)
+        where = slots(9, length)
+
+        with cache.acquire(tokens) as handle:
+            assert cache.load(handle, where).wait()
+
+        assert np.array_equal(engine.rows(where), rows)
+        untouched = np.setdiff1d(np.arange(NUM_SLOTS), where)
+        assert (engine.rows(untouched) == 0xEE).all()
+
+
+def test_a_match_ends_at_any_token_and_loads_to_it(engine, cache):
+    tokens = prompt(1, 50)
+    rows = stored(cache, engine, tokens)
+    other = np.concatenate([tokens[:37], prompt(2, 20)])
+
+    with cache.acquire(other) as handle:
+        assert handle.num_memory_tokens == 37
+        ticket = cache.load(handle, slots(9, 32), first_token=5)
+        assert all(ticket.wait_layer(layer) for layer in range(3))
+        assert ticket.wait()
+
+    assert np.array_equal(engine.rows(slots(9, 32)), rows[:, 5:37])
+
+
+def test_tokens_of_any_width_find_the_same(engine, cache):
+    tokens = prompt(1, 40)
+    stored(cache, engine, tokens)
+
+    for dtype in (np.int32, np.int64, np.uint32):
+        assert cache.match(tokens.astype(dtype)).num_tokens == 40
+    with pytest.raises(TypeError):
+        cache.match(tokens.astype(np.float32))
+
+
+def test_namespaces_share_nothing(engine, cache):
+    tokens = prompt(1, 40)
+    stored(cache, engine, tokens)
+    tenant = cache.namespace_id(Namespace("", engine.layout.digest(CHUNK), request_key="tenant"))
+
+    assert cache.match(tokens, tenant).num_tokens == 0
+
+
+def test_slots_that_do_not_cover_the_tokens_are_named(cache):
+    with pytest.raises(ValueError, match=r"slots: expected int64 \(40,\), got int64 \(39,\)"):
+        cache.store(prompt(1, 40), np.arange(39))
+    with pytest.raises(ValueError, match="slots"):
+        cache.store(prompt(1, 40), np.arange(40, dtype=np.int32))
+
+
+def test_slots_outside_the_engine_leave_nothing_behind(cache):
+    with pytest.raises(ValueError, match="slot"):
+        cache.store(prompt(1, 40), np.arange(40) + NUM_SLOTS)
+
+    cache.tick()
+    assert cache.planner.index.stats().memory.writing_chunks == 0
+    assert cache.planner.pending_ids == []
+
+
+def test_a_restart_finds_the_disk(engine, tmp_path):
+    tokens = prompt(1, 53)
+    with open_cache(engine, tmp_path / "disk") as cache:
+        rows = stored(cache, engine, tokens)
+        assert cache.settle()
+
+    with open_cache(engine, tmp_path / "disk") as cache:
+        assert cache.num_restored_chunks == 4
+        assert cache.match(tokens).num_tokens == 53
+        assert cache.fetch(tokens) == 53
+        with cache.acquire(tokens) as handle:
+            assert cache.load(handle, slots(9, 53)).wait()
+
+    assert np.array_equal(engine.rows(slots(9, 53)), rows)
+
+
+def test_a_prompt_may_lie_on_both_tiers(engine, tmp_path):
+    tokens = prompt(1, 80)
+    with open_cache(engine, tmp_path / "disk") as cache:
+        rows = stored(cache, engine, tokens)
+        assert cache.settle()
+        cache.clear()
+        assert cache.fetch(tokens[:32]) == 32
+        assert cache.match(tokens).num_memory_tokens == 32
+
+        assert cache.fetch(tokens) == 80
+        with cache.acquire(tokens) as handle:
+            assert cache.load(handle, slots(9, 80)).wait()
+
+    assert np.array_equal(engine.rows(slots(9, 80)), rows)
+
+
+def test_a_failed_store_is_a_miss_and_can_be_repeated(engine, cache):
+    tokens = prompt(1, 40)
+    cache.executor.inject_fault(Store, fail=True)
+
+    assert not cache.store(tokens, slots(5, 40)).wait()
+
+    assert cache.match(tokens).num_tokens == 0
+    assert cache.store(tokens, slots(5, 40)).wait()
+
+
+def test_a_failed_load_says_so(engine, cache):
+    tokens = prompt(1, 40)
+    stored(cache, engine, tokens)
+    cache.executor.inject_fault(Load, fail=True)
+
+    with cache.acquire(tokens) as handle:
+        ticket = cache.load(handle, slots(9, 40))
+        assert not ticket.wait_layer(0)
+        assert not ticket.wait()
+
+    assert cache.planner.index.stats().memory.uses == 0
+
+
+def test_a_failed_fetch_is_a_miss(engine, tmp_path):
+    tokens = prompt(1, 40)
+    with open_cache(engine, tmp_path / "disk") as cache:
+        stored(cache, engine, tokens)
+        assert cache.settle()
+        cache.clear()
+        cache.executor.inject_fault(Fetch, fail=True)
+
+        assert cache.fetch(tokens) == 0
+        assert cache.planner.index.stats().pins == 0
+
+
+def test_a_failed_spill_leaves_memory_as_it_is(engine, tmp_path):
+    tokens = prompt(1, 40)
+    with open_cache(engine, tmp_path / "disk") as cache:
+        cache.executor.inject_fault(Spill, fail=True)
+        rows = stored(cache, engine, tokens)
+        assert cache.settle()
+
+        with cache.acquire(tokens) as handle:
+            assert cache.load(handle, slots(9, 40)).wait()
+
+    assert np.array_equal(engine.rows(slots(9, 40)), rows)
+
+
+def test_more_prompts_than_memory_holds_evict_the_oldest(tmp_path):
+    engine = Engine(num_layers=8, row=4096)
+    with open_cache(engine, tmp_path / "disk") as cache:
+        for seed in range(24):
+            stored(cache, engine, prompt(seed, 64))
+        assert cache.settle()
+
+        assert cache.match(prompt(23, 64)).num_memory_tokens == 64
+        assert cache.match(prompt(0, 64)).num_memory_tokens == 0
+        cache.planner.index.check_invariants()
+
+
+def test_closing_twice_is_fine(engine):
+    cache = open_cache(engine)
+
+    cache.close()
+    cache.close()
