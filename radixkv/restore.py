@@ -1,7 +1,7 @@
 """What counts of a reopened disk when an engine has several ranks: what all have alike.
 
-A crash, or a disk that was swapped, can leave one rank with chunks that another lacks. A chunk is of
-use only where every rank has its part, in the same extent and of the same store.
+A crash, or a disk that was swapped, can leave one rank with chunks that another lacks. A chunk is
+of use only where every rank has its part, in the same extent and of the same store.
 """
 
 from __future__ import annotations
