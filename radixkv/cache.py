@@ -24,7 +24,7 @@ from radixkv.group import RankGroup
 from radixkv.index import Match, PrefixHandle
 from radixkv.layout import EngineMemory, KVLayout
 from radixkv.namespace import Namespace
-from radixkv.numa import bound_node
+from radixkv.numa import local_node
 from radixkv.planner import Planner, Prefetch, SlotSource, spill_window_bytes
 from radixkv.restore import check_groups, fingerprints, in_common
 from radixkv.ticks import Rates, decode, encode
@@ -96,7 +96,7 @@ class KVCache:
             memory_bytes=self.config.memory_size_bytes,
             disk=_disk_options(self.config, self._group),
             hugepages=self.config.memory_hugepages != "never",
-            numa=-1 if self.config.memory_numa == "any" else bound_node(),
+            numa=-1 if self.config.memory_numa == "any" else local_node(),
         )
         try:
             tiers = (self.executor.memory_units, self.executor.disk_units)
