@@ -84,6 +84,6 @@ def _after_weight_update(
 ) -> None:
     """KV of the old weights must not be found for the new ones, on any tier."""
     scheduler = getattr(manager.is_fully_idle, "__self__", None)
-    tree = getattr(scheduler, "tree_cache", None)
-    if hasattr(tree, "weights_changed"):
-        tree.weights_changed(getattr(request, "model_path", None))
+    weights_changed = getattr(getattr(scheduler, "tree_cache", None), "weights_changed", None)
+    if weights_changed is not None:
+        weights_changed(getattr(request, "model_path", None))

@@ -55,7 +55,7 @@ class _Load:
     num_tokens: int
 
 
-class RadixKVCache(HiCacheSurface, RadixCache):
+class RadixKVCache(HiCacheSurface, RadixCache):  # type: ignore[misc]
     """One rank's tree cache.
 
     Args:
@@ -135,7 +135,8 @@ class RadixKVCache(HiCacheSurface, RadixCache):
         return state
 
     def _whole_pages(self, num_tokens: int) -> int:
-        return num_tokens // self.page_size * self.page_size
+        page_size: int = self.page_size
+        return num_tokens // page_size * page_size
 
     # --- a request waits in the queue
 
@@ -154,7 +155,7 @@ class RadixKVCache(HiCacheSurface, RadixCache):
         state = self._prefetching.get(rid_of(request))
         if state is None:
             return True
-        if not state.prefetch.done:
+        if state.prefetch is not None and not state.prefetch.done:
             return False
         self._end_prefetch(rid_of(request))
         return True
@@ -185,13 +186,12 @@ class RadixKVCache(HiCacheSurface, RadixCache):
         req = params.req
         state = state_of(req)
         parent = params.best_match_node
-        loaded = None
-        if state is not None:
-            loaded = self._load(state, parent, len(req.prefix_indices), params.host_hit_length)
-        if loaded is None:
+        first = len(req.prefix_indices)
+        loaded = state and self._load(state, parent, first, params.host_hit_length)
+        if state is None or loaded is None:
             req.host_hit_length = req.storage_hit_length = 0
             return torch.empty((0,), dtype=torch.int64, device=self.device), parent
-        self._account(req, state, len(req.prefix_indices), params.host_hit_length)
+        self._account(req, state, first, params.host_hit_length)
         return loaded
 
     def _load(
@@ -349,8 +349,9 @@ class RadixKVCache(HiCacheSurface, RadixCache):
             top = top.parent
             num_tokens += len(top.key)
         for req in list(self._served):
-            if _is_admitted(req) and _lies_below(req.last_node, top):
-                state_of(req).poisoned = True
+            state = state_of(req)
+            if state is not None and _is_admitted(req) and _lies_below(req.last_node, top):
+                state.poisoned = True
                 abort(req)
         self._make_unreachable(top)
 

@@ -23,7 +23,8 @@ class TorchRankGroup(RankGroup):
     def minimum(self, row: TickRow) -> TickRow:
         agreed = torch.from_numpy(row.copy())
         dist.all_reduce(agreed, op=dist.ReduceOp.MIN, group=self._group)
-        return agreed.numpy()
+        row_of_all: TickRow = agreed.numpy()
+        return row_of_all
 
     def gather(self, value: Value) -> list[Value]:
         values: list[Any] = [None] * self.size
