@@ -187,7 +187,9 @@ class RadixKVCache(HiCacheSurface, RadixCache):  # type: ignore[misc]
         state = state_of(req)
         parent = params.best_match_node
         first = len(req.prefix_indices)
-        loaded = state and self._load(state, parent, first, params.host_hit_length)
+        loaded = None
+        if state is not None:
+            loaded = self._load(state, parent, first, params.host_hit_length)
         if state is None or loaded is None:
             req.host_hit_length = req.storage_hit_length = 0
             return torch.empty((0,), dtype=torch.int64, device=self.device), parent
