@@ -43,6 +43,9 @@ def activate() -> None:
         HookRegistry.register(
             f"{updater}update_weights_from_{source}", _after_weight_update, HookType.AFTER
         )
+    scheduler = "sglang.srt.managers.scheduler.Scheduler."
+    HookRegistry.register(scheduler + "flush_cache", _before_flush, HookType.BEFORE)
+    HookRegistry.register(updater + "release_memory_occupation", _before_flush, HookType.BEFORE)
 
 
 def _build(ctx: Any) -> Any:
@@ -77,6 +80,14 @@ def _open_gates(args: Any, *more: Any, **kwargs: Any) -> None:
     args.enable_hierarchical_cache = True
     args.hicache_storage_backend = "dynamic"
     args.hicache_storage_backend_extra_config = _OURS
+
+
+def _before_flush(caller: Any, *more: Any, **kwargs: Any) -> None:
+    """SGLang refuses to flush, and fails a weight update, while a copy from the device runs."""
+    scheduler = getattr(getattr(caller, "is_fully_idle", None), "__self__", None)
+    drain = getattr(getattr(scheduler, "tree_cache", None), "drain", None)
+    if drain is not None:
+        drain()
 
 
 def _after_weight_update(

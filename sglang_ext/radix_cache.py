@@ -44,6 +44,8 @@ from sglang_ext.surface import HiCacheSurface, HostPool
 
 logger = logging.getLogger(__name__)
 
+_DRAIN_ROUNDS = 1000  # of 10 ms at most
+
 
 @dataclass(frozen=True, slots=True)
 class _Load:
@@ -328,6 +330,18 @@ class RadixKVCache(HiCacheSurface, RadixCache):  # type: ignore[misc]
                 if completion.status is not CompletionStatus.OK and load is not None:
                     self._load_failed(load)
                 self._unlock(self.ongoing_load_back, command.command_id)
+
+    def drain(self) -> None:
+        """Wait until no copy touches the device. Every rank calls it at the same point.
+
+        The number of rounds follows from what the ranks agree on, not from a clock.
+        """
+        for _ in range(_DRAIN_ROUNDS):
+            if not self.ongoing_write_through and not self.ongoing_load_back:
+                return
+            self._kv.wait_for_completion(0.01)
+            self.check_hicache_events()
+        logger.warning("copies to or from the device have not ended in %d rounds", _DRAIN_ROUNDS)
 
     def _unlock(self, ongoing: dict[int, Any], command_id: int) -> None:
         node = ongoing.pop(command_id, None)
