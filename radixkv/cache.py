@@ -27,7 +27,7 @@ from radixkv.namespace import Namespace
 from radixkv.numa import local_node
 from radixkv.planner import Planner, Prefetch, SlotSource, spill_window_bytes
 from radixkv.restore import check_groups, fingerprints, in_common
-from radixkv.ticks import Rates, decode, encode
+from radixkv.ticks import Rates, TickRecord, decode, encode
 from radixkv.tiers.disk import DiskOptions
 
 
@@ -269,9 +269,11 @@ class KVCache:
         if not pending and self._group.size > 1:
             return []  # every replica knows that nothing is under way: there is nothing to agree on
         elapsed_us, rates = self._measure()
-        row = encode(elapsed_us, self.planner.num_issued, pending, self._heard, rates)
-        row = self._group.minimum(row)
-        ended = self.planner.apply(decode(row, pending))
+        record = TickRecord(elapsed_us, (), rates)
+        if pending:
+            row = encode(elapsed_us, self.planner.num_issued, pending, self._heard, rates)
+            record = decode(self._group.minimum(row), pending)
+        ended = self.planner.apply(record)
         for _, completion in ended:
             self._heard.pop(completion.command_id, None)
             self._remember(completion)
