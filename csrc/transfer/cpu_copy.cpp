@@ -1,7 +1,6 @@
 #include "transfer/cpu_copy.h"
 
-#include <algorithm>
-#include <cstring>
+#include "transfer/stream_copy.h"
 
 namespace radixkv {
 namespace {
@@ -28,16 +27,17 @@ void copy_rows(const CopyParams& params, std::span<const CopyRun> runs, std::int
       std::byte* target = kToEngine ? row.engine : row.stored;
       const std::byte* source = kToEngine ? row.stored : row.engine;
       if (row.engine_stride == params.row_bytes) {
-        std::memcpy(target, source, row_bytes * static_cast<std::size_t>(run.count));
+        stream_copy(target, source, row_bytes * static_cast<std::size_t>(run.count));
         continue;
       }
       const std::int64_t target_step = kToEngine ? row.engine_stride : params.row_bytes;
       const std::int64_t source_step = kToEngine ? params.row_bytes : row.engine_stride;
       for (std::int32_t i = 0; i < run.count; ++i) {
-        std::memcpy(target + i * target_step, source + i * source_step, row_bytes);
+        stream_copy(target + i * target_step, source + i * source_step, row_bytes);
       }
     }
   }
+  stream_fence();
 }
 
 }  // namespace
