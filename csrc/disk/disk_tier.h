@@ -42,7 +42,7 @@ struct DiskOptions {
   bool allow_uring = true;
   std::int64_t sync_bytes = std::int64_t{64} << 20;
   double sync_interval_s = 1.0;
-  std::int64_t piece_bytes = std::int64_t{1} << 20;
+  std::int64_t piece_bytes = std::int64_t{4} << 20;
   int depth = 8;
 };
 

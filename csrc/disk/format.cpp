@@ -1,10 +1,9 @@
 #include "disk/format.h"
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
 #include <algorithm>
 #include <cstring>
+
+#include "disk/checksum.h"
 
 namespace radixkv {
 namespace {
@@ -15,7 +14,7 @@ constexpr std::int64_t kPayloadAlignment = std::int64_t{1} << 20;
 
 template <typename Block>
 std::uint64_t block_checksum(const Block& block) {
-  return XXH3_64bits(&block, offsetof(Block, checksum));
+  return xxh3_64(&block, offsetof(Block, checksum));
 }
 
 bool is_zero(const ChunkHeader& header) {
@@ -60,7 +59,7 @@ std::uint32_t DiskShape::units_that_fit(std::int64_t capacity_bytes, std::int64_
 }
 
 std::uint64_t payload_checksum(std::span<const std::byte> extent) {
-  return XXH3_64bits(extent.data(), extent.size());
+  return xxh3_64(extent.data(), extent.size());
 }
 
 Superblock make_superblock(const DiskShape& shape, const Digest& group_id) {

@@ -51,7 +51,7 @@ class DiskOptions:
     group_id: bytes | None = None
     sync_bytes: int = 64 << 20
     sync_interval_s: float = 1.0
-    piece_bytes: int = 1 << 20
+    piece_bytes: int = 4 << 20
     depth: int = 8
 
     def __post_init__(self) -> None:
