@@ -70,7 +70,7 @@ soak: build engine  ## What takes too long for every change
 	$(BIN)/python -m pytest -m soak
 
 .PHONY: engine
-engine:
+engine: $(VENV)/.ready
 	@python3 tests/engines/setup.py sglang-0.5.18
 
 .PHONY: clean

@@ -184,12 +184,18 @@ def build_wheels(build: Environment, sources: str) -> list[Path]:
     folder = CACHE / "wheels" / "radixkv"
     if not (folder / "sources").is_file() or (folder / "sources").read_text() != sources:
         shutil.rmtree(folder, ignore_errors=True)
-        # CMake and Ninja come from the build environment: nothing but a compiler is asked for.
-        path = f"PATH={build.path / 'bin'}{os.pathsep}{os.environ['PATH']}"
-        pip = ("env", path, build.python, "-m", "pip", "wheel", "--quiet")
-        options = ("--no-deps", "--no-build-isolation", "--wheel-dir", folder)
-        run("radixkv: wheel", *pip, *options, REPOSITORY)
-        run("radixkv-sglang-cpu: wheel", *pip, *options, STAND_INS)
+        # CMake caches by interpreter: what `make build` compiled is used where it is there.
+        developer = Environment("dev")
+        compiler = developer if (developer.path / ".ready").is_file() else build
+        for name, where, source in (
+            ("radixkv", compiler, REPOSITORY),
+            ("radixkv-sglang-cpu", build, STAND_INS),
+        ):
+            # CMake and Ninja come from the environment: nothing but a compiler is asked for.
+            path = f"PATH={where.path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+            pip = ("env", path, where.python, "-m", "pip", "wheel", "--quiet")
+            options = ("--no-deps", "--no-build-isolation", "--wheel-dir", folder)
+            run(f"{name}: wheel", *pip, *options, source)
         (folder / "sources").write_text(sources)
     return sorted(folder.glob("*.whl"))
 
