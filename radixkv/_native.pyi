@@ -410,8 +410,22 @@ class Executor:
         strides: numpy.typing.NDArray[numpy.int64],
         num_slots: typing.SupportsInt | typing.SupportsIndex,
     ) -> None: ...
+    def begin_outside(
+        self,
+        kind: CommandKind,
+        command_id: typing.SupportsInt | typing.SupportsIndex,
+        chunks: numpy.ndarray,
+        slots: numpy.typing.NDArray[numpy.int64],
+    ) -> bool: ...
     def close(self, drain_s: typing.SupportsFloat | typing.SupportsIndex) -> None: ...
     def disk_facts(self) -> dict[str, typing.Any] | None: ...
+    def end_outside(
+        self,
+        kind: CommandKind,
+        command_id: typing.SupportsInt | typing.SupportsIndex,
+        chunks: numpy.ndarray,
+        ok: bool,
+    ) -> None: ...
     def inject_fault(
         self,
         kind: CommandKind,

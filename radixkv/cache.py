@@ -57,9 +57,12 @@ class Ticket:
             self._cache.tick()
         return completion.status is CompletionStatus.OK
 
-    def wait_layer(self, layer: int, timeout_s: float = 60.0) -> bool:
-        """Block until a load has copied this layer; False if it failed or time ran out."""
-        return self._cache.executor.wait_layer(self.command_id, layer, timeout_s)
+    def wait_layer(self, layer: int, timeout_s: float = 60.0, stream: int = 0) -> bool:
+        """Block until a load has copied this layer; False if it failed or time ran out.
+
+        On a GPU it is `stream` that waits, not the caller.
+        """
+        return self._cache.executor.wait_layer(self.command_id, layer, timeout_s, stream)
 
 
 class KVCache:

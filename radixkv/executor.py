@@ -27,6 +27,7 @@ from radixkv.commands import (
     Spill,
     Store,
 )
+from radixkv.gpu import GpuCopies
 from radixkv.layout import EngineMemory, KVLayout
 from radixkv.tiers.disk import DiskOptions, RestoredChunks
 
@@ -143,6 +144,7 @@ class Executor:
         native_disk = None if disk is None else self._native_disk_options(disk)
         self._native = _native.Executor(options, native_disk, self._log_progress)
         self._engine_memory: EngineMemory | None = None
+        self._gpu: GpuCopies | None = None
         restored = self._native.take_restored()
         self.restored = None if restored is None else RestoredChunks.from_fields(restored)
         """What the disk tier held when it was opened; None without a disk tier."""
@@ -170,10 +172,19 @@ class Executor:
         Raises:
             ValueError: It does not fit the layout, or stores or loads are on their way.
             TypeError: An array has another dtype.
+            UnsupportedError: It is on a GPU that cannot be used; says why.
         """
+        if self._gpu is not None and not self._gpu.is_idle:
+            raise ValueError("engine_memory: loads or stores with the old one are on their way")
         self._native.attach(
             engine_memory.addresses, engine_memory.strides_bytes, engine_memory.num_slots
         )
+        self._gpu = None
+        if engine_memory.device is not None:
+            address = int(self._pool_facts["address"])
+            self._gpu = GpuCopies(
+                self._native, self.layout, engine_memory, address, self.unit_bytes
+            )
         self._engine_memory = engine_memory
 
     def submit(self, command: Command) -> None:
@@ -187,7 +198,9 @@ class Executor:
             TypeError: An array has another dtype.
         """
         chunks = _check_chunks(command.chunks)
-        if isinstance(command, Store | Load):
+        if isinstance(command, Store | Load) and self._gpu is not None:
+            self._gpu.submit(command)
+        elif isinstance(command, Store | Load):
             kind = _KINDS[type(command)]
             self._native.submit_copy(kind, command.command_id, chunks, command.slots)
         elif isinstance(command, Spill):
@@ -199,15 +212,24 @@ class Executor:
 
     def poll(self, max_completions: int = 1024) -> list[Completion]:
         """Take out completions that are there; under a microsecond when there are none."""
+        if self._gpu is not None:
+            self._gpu.poll()
         found = self._native.poll(max_completions)
         return [Completion(id, num_ok, _STATUSES[status]) for id, num_ok, status in found]
 
     def wait(self, timeout_s: float) -> None:
-        """Block, without the GIL, until a completion can be polled or the time is over."""
-        self._native.wait(timeout_s)
+        """Block, without the GIL, until a completion can be polled or the time is over.
 
-    def wait_layer(self, command_id: int, layer: int, timeout_s: float) -> bool:
+        Copies of a GPU are only looked at: while any is under way it returns after a millisecond.
+        """
+        is_on_gpu = self._gpu is not None and not self._gpu.is_idle
+        self._native.wait(min(timeout_s, 1e-3) if is_on_gpu else timeout_s)
+
+    def wait_layer(self, command_id: int, layer: int, timeout_s: float, stream: int = 0) -> bool:
         """Block, without the GIL, until a load has copied a layer of all its tokens.
+
+        On a GPU nothing blocks: what is queued on `stream` from now on begins when the layer is
+        there.
 
         Returns:
             True once the layer is there; False if the load failed or the time is over first.
@@ -216,6 +238,9 @@ class Executor:
             ValueError: No such layer, or no such load among those not ended and the last 4,096 that
                 did.
         """
+        if self._gpu is not None:
+            self._gpu.hold_for_layer(command_id, layer, stream)
+            return True
         return bool(self._native.wait_layer(command_id, layer, timeout_s))
 
     def layers_done(self, command_id: int) -> int:
@@ -268,6 +293,9 @@ class Executor:
             drain_s: How long queued commands may go on. What is on its way then is awaited all the
                 same.
         """
+        if self._gpu is not None:
+            self._gpu.close()
+            self._gpu = None
         self._native.close(drain_s)
         self._engine_memory = None
 

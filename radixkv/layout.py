@@ -76,12 +76,17 @@ class EngineMemory:
         strides_bytes: From one slot to the next. Shape: (num_rows,), int64.
         num_slots: Slots in each buffer; a slot outside 0 … num_slots − 1 is refused.
         owner: Kept alive as long as this object, such as the tensors behind the addresses.
+        device: Number of the CUDA device that the addresses are on; None for host memory.
+        forward_stream: CUDA stream on which the engine computes, as an integer. Copies begin after
+            what it holds when they are queued.
     """
 
     addresses: NDArray[np.uint64]
     strides_bytes: NDArray[np.int64]
     num_slots: int
     owner: object = None
+    device: int | None = None
+    forward_stream: int = 0
 
 
 def describe_arrays(arrays: Sequence[Any], num_kv: int = 2) -> tuple[KVLayout, EngineMemory]:
@@ -108,8 +113,13 @@ def describe_arrays(arrays: Sequence[Any], num_kv: int = 2) -> tuple[KVLayout, E
         strides_bytes=np.array([stride for _, stride, _, _ in rows], np.int64),
         num_slots=min(len(array) for array in arrays),
         owner=tuple(arrays),
+        device=_device_of(arrays[0]),
     )
     return KVLayout(len(arrays) // num_kv, num_kv, row_bytes, dtype), memory
+
+
+def _device_of(array: Any) -> int | None:
+    return int(array.get_device()) if getattr(array, "is_cuda", False) else None
 
 
 def _describe_rows(array: Any) -> tuple[int, int, int, str]:

@@ -20,10 +20,14 @@ class LayerWaits:
 
     Args:
         on_failure: Called for a load whose layer will not come, once a layer.
+        current_stream: Gives the stream that computes, as an integer; 0 where there is none.
     """
 
-    def __init__(self, on_failure: Callable[[Ticket], None]) -> None:
+    def __init__(
+        self, on_failure: Callable[[Ticket], None], current_stream: Callable[[], int]
+    ) -> None:
         self._on_failure = on_failure
+        self._current_stream = current_stream
         self._batches: dict[int, list[Ticket]] = {}
         self._next_index = 0
         self._current: list[Ticket] = []
@@ -49,8 +53,9 @@ class LayerWaits:
         """Block until the running batch may read this layer."""
         if layer <= self._layer_done or not self._current:
             return
+        stream = self._current_stream()
         for ticket in self._current:
-            if not ticket.wait_layer(layer):
+            if not ticket.wait_layer(layer, stream=stream):
                 self._on_failure(ticket)
         self._layer_done = layer
 

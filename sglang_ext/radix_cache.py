@@ -28,7 +28,7 @@ from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey, TreeNode
 from radixkv import CacheConfig, CompletionStatus, KVCache, Load, SlotSource, Store, Ticket
 from sglang_ext.identity import draw_nonce, engine_namespace, new_weights
 from sglang_ext.layer_waits import LayerWaits
-from sglang_ext.pool import describe_pool
+from sglang_ext.pool import describe_pool, stream_reader
 from sglang_ext.ranks import rank_group
 from sglang_ext.requests import (
     RequestState,
@@ -73,7 +73,7 @@ class RadixKVCache(HiCacheSurface, RadixCache):  # type: ignore[misc]
         HiCacheSurface.__init__(self)
         RadixCache.__init__(self, ctx.params)
         pool = self.token_to_kv_pool_allocator.get_kvcache()
-        layout, memory = describe_pool(pool)
+        layout, memory = describe_pool(pool, ctx.tp_worker)
         config = CacheConfig.from_environment()
         group = rank_group(ctx.params.tp_cache_group)
         self._namespace = engine_namespace(ctx.server_args, layout, config, group)
@@ -96,7 +96,7 @@ class RadixKVCache(HiCacheSurface, RadixCache):  # type: ignore[misc]
         self._weights_era = 0
         self._weights_nonce = draw_nonce(group)
         self._holds_old_weights = False
-        self._layers = LayerWaits(self._layer_failed)
+        self._layers = LayerWaits(self._layer_failed, stream_reader(pool))
         self._is_single_rank = group.size == 1
         pool.register_layer_transfer_counter(self._layers)
         ctx.tp_worker.register_hicache_layer_transfer_counter(self._layers)

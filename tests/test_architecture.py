@@ -25,7 +25,7 @@ FLOORS = (
         *("namespace", "layout", "commands", "ticks", "group", "metrics", "numa"),
     },
     {"_native"},
-    {"index", "tiers", "transfer"},
+    {"index", "tiers", "transfer", "gpu"},
     {"planner", "executor", "restore"},
     {"cache"},
     {"cli"},

@@ -102,7 +102,8 @@ Fields pool_facts(const Executor& executor) {
   const PinnedPool& pool = executor.pool();
   return py::dict("pinned"_a = pool.pinned(), "pin_reason"_a = pool.pin_reason(),
                   "hugepages"_a = pool.hugepages(), "numa_bound"_a = pool.numa_bound(),
-                  "prefault_s"_a = pool.prefault_s());
+                  "prefault_s"_a = pool.prefault_s(),
+                  "address"_a = reinterpret_cast<std::uintptr_t>(pool.bytes().data()));
 }
 
 std::optional<Fields> disk_facts(Executor& executor) {
@@ -214,6 +215,18 @@ void bind_executor(py::module_& module) {
             self.submit_copy(kind, command_id, view_chunks(chunks), view(slots));
           },
           "kind"_a, "command_id"_a, "chunks"_a.noconvert(), "slots"_a.noconvert())
+      .def(
+          "begin_outside",
+          [](Executor& self, CommandKind kind, std::int64_t command_id, const py::array& chunks,
+             const Array<std::int64_t>& slots) {
+            return self.begin_outside(kind, command_id, view_chunks(chunks), view(slots));
+          },
+          "kind"_a, "command_id"_a, "chunks"_a.noconvert(), "slots"_a.noconvert())
+      .def(
+          "end_outside",
+          [](Executor& self, CommandKind kind, std::int64_t command_id, const py::array& chunks,
+             bool ok) { self.end_outside(kind, command_id, view_chunks(chunks), ok); },
+          "kind"_a, "command_id"_a, "chunks"_a.noconvert(), "ok"_a)
       .def(
           "submit_spill",
           [](Executor& self, std::int64_t command_id, const py::array& chunks,

@@ -83,14 +83,7 @@ void Executor::attach(EngineView engine) {
 
 void Executor::submit_copy(CommandKind kind, std::int64_t command_id,
                            std::span<const ChunkRef> chunks, std::span<const std::int64_t> slots) {
-  check_open();
-  if (engine_ == nullptr) refuse("command", "no engine memory is attached");
-  check_chunks(chunks, true, false);
-  check_slots(chunks, slots);
-  const auto is_partial = [](const ChunkRef& chunk) { return chunk.count != chunk.num_tokens; };
-  if (kind == CommandKind::kStore && std::any_of(chunks.begin(), chunks.end(), is_partial)) {
-    refuse("chunks", "a store fills whole chunks: count must be num_tokens");
-  }
+  check_copy(kind, chunks, slots);
   auto job = std::make_unique<CopyJob>(&context_, kind, command_id, engine_, chunks, slots);
   const InjectedFault fault = take_fault(kind);
   if (kind == CommandKind::kLoad) board_.begin(command_id);
@@ -206,6 +199,18 @@ void Executor::check_chunks(std::span<const ChunkRef> chunks, bool in_memory, bo
       refuse("chunks", "chunk " + std::to_string(i) + " has " + std::to_string(chunk.num_tokens) +
                            " tokens in " + std::to_string(chunk.num_units) + " units");
     }
+  }
+}
+
+void Executor::check_copy(CommandKind kind, std::span<const ChunkRef> chunks,
+                          std::span<const std::int64_t> slots) const {
+  check_open();
+  if (engine_ == nullptr) refuse("command", "no engine memory is attached");
+  check_chunks(chunks, true, false);
+  check_slots(chunks, slots);
+  const auto is_partial = [](const ChunkRef& chunk) { return chunk.count != chunk.num_tokens; };
+  if (kind == CommandKind::kStore && std::any_of(chunks.begin(), chunks.end(), is_partial)) {
+    refuse("chunks", "a store fills whole chunks: count must be num_tokens");
   }
 }
 
