@@ -5,35 +5,46 @@
 namespace radixkv {
 namespace {
 
+// One row of a run: where it begins on both sides, and how far its tokens lie apart in the engine.
 struct Row {
   std::byte* stored;
   std::byte* engine;
-  std::int64_t engine_stride;
+  std::int64_t engine_step;
 };
 
 Row locate(const CopyParams& params, const CopyRun& run, std::int64_t row) {
   const std::int64_t stored_token = row * params.chunk_num_tokens[run.slice] + run.token;
-  return {params.chunks[run.slice] + stored_token * params.row_bytes,
-          params.engine[row] + run.slot * params.engine_strides[row], params.engine_strides[row]};
+  std::byte* stored = params.chunks[run.slice] + stored_token * params.row_bytes;
+  std::byte* block =
+      params.engine[row] + run.slot / params.block_slots * params.engine_strides[row];
+  if (params.block_slots == 1) return {stored, block, params.engine_strides[row]};
+  const std::int64_t step = params.slot_strides[row];
+  return {stored, block + run.slot % params.block_slots * step, step};
+}
+
+template <bool kToEngine>
+void copy(std::byte* stored, std::byte* engine, std::int64_t num_bytes) {
+  stream_copy(kToEngine ? engine : stored, kToEngine ? stored : engine,
+              static_cast<std::size_t>(num_bytes));
 }
 
 template <bool kToEngine>
 void copy_rows(const CopyParams& params, std::span<const CopyRun> runs, std::int64_t row_begin,
                std::int64_t row_end) {
-  const auto row_bytes = static_cast<std::size_t>(params.row_bytes);
+  const std::int64_t piece_bytes = params.row_bytes / params.num_pieces;
   for (std::int64_t row_index = row_begin; row_index < row_end; ++row_index) {
+    const std::int64_t piece_step = params.num_pieces > 1 ? params.piece_strides[row_index] : 0;
     for (const CopyRun& run : runs) {
       const Row row = locate(params, run, row_index);
-      std::byte* target = kToEngine ? row.engine : row.stored;
-      const std::byte* source = kToEngine ? row.stored : row.engine;
-      if (row.engine_stride == params.row_bytes) {
-        stream_copy(target, source, row_bytes * static_cast<std::size_t>(run.count));
+      if (row.engine_step == params.row_bytes && params.num_pieces == 1) {
+        copy<kToEngine>(row.stored, row.engine, run.count * params.row_bytes);
         continue;
       }
-      const std::int64_t target_step = kToEngine ? row.engine_stride : params.row_bytes;
-      const std::int64_t source_step = kToEngine ? params.row_bytes : row.engine_stride;
-      for (std::int32_t i = 0; i < run.count; ++i) {
-        stream_copy(target + i * target_step, source + i * source_step, row_bytes);
+      for (std::int64_t i = 0; i < run.count * params.num_pieces; ++i) {
+        const std::int64_t token = i / params.num_pieces;
+        const std::int64_t piece = i % params.num_pieces;
+        copy<kToEngine>(row.stored + i * piece_bytes,
+                        row.engine + token * row.engine_step + piece * piece_step, piece_bytes);
       }
     }
   }
@@ -49,7 +60,8 @@ std::vector<CopyRun> plan_runs(const CopyParams& params) {
     const std::int32_t end = params.first[slice] + params.count[slice];
     for (std::int32_t token = params.first[slice]; token < end; ++token, ++slot) {
       CopyRun* last = token > params.first[slice] ? &runs.back() : nullptr;
-      if (last != nullptr && *slot == last->slot + last->count) {
+      const bool follows = last != nullptr && *slot == last->slot + last->count;
+      if (follows && (params.block_slots == 1 || *slot % params.block_slots != 0)) {
         ++last->count;
       } else {
         runs.push_back({*slot, static_cast<std::int32_t>(slice), token, 1});

@@ -4,7 +4,8 @@
 //
 //   slots  7 8 9 3 4 5  of one chunk     runs  (slot 7, 3 tokens) (slot 3, 3 tokens)
 //
-// A run is one memcpy a row where the engine's slots lie row_bytes apart, else one a token.
+// A run is one memcpy a row where the engine's slots lie row_bytes apart, else one a token (or a
+// piece of it). A run ends with the engine's block.
 //
 // Thread safety: free functions over the caller's memory; any threads on disjoint runs or rows.
 #pragma once
@@ -18,7 +19,7 @@
 
 namespace radixkv {
 
-// `count` tokens that follow each other in one chunk and in the engine.
+// `count` tokens that follow each other in one chunk and in one block of the engine.
 struct CopyRun {
   std::int64_t slot;   // the first token's
   std::int32_t slice;  // index into CopyParams::chunks
