@@ -37,6 +37,10 @@ test: check engine  ## Everything but soak: also properties, crashes, real engin
 	$(BIN)/python -m pytest -m "(long or engine) and not soak and not gpu"
 	tests/sanitize.sh
 
+.PHONY: gpu-test
+gpu-test:  ## What needs a GPU, also under compute-sanitizer; builds with what is installed
+	tests/gpu.sh
+
 .PHONY: check
 check: lint fast  ## Lint and the fast tests: what to run before a commit
 

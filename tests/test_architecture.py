@@ -33,7 +33,7 @@ FLOORS = (
 CPP_FLOORS = (
     {"core"},
     {"index", "memory", "transfer", "disk"},
-    {"exec"},
+    {"exec", "cuda"},
     {"bind"},
 )
 ENGINES = {"torch", "sglang", "vllm", "triton"}

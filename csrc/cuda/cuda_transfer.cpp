@@ -1,0 +1,85 @@
+#include "cuda/cuda_transfer.h"
+
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace radixkv::cuda {
+namespace {
+
+// Queueing short copies by the ten thousand keeps the driver's lock for milliseconds, and with it
+// whoever launches the model's kernels: on an H200 a launch beside runs of 32 KiB took 1 ms, with
+// stores 50.
+constexpr std::int64_t kMinEngineRunBytes = 128 << 10;
+
+[[noreturn]] void refuse(const std::string& message) { throw std::invalid_argument(message); }
+
+}  // namespace
+
+CudaTransfer::CudaTransfer(EngineLayout layout, const CudaOptions& options)
+    : options_(options), engine_(std::move(layout), options.device) {
+  const LaneOptions& lane = options.lane;
+  if (lane.max_blocks < 1) refuse("max_blocks: expected at least 1");
+  if (lane.slab_bytes < 1 || lane.num_slabs < 1) {
+    refuse("slab_bytes, num_slabs: expected at least 1");
+  }
+  if (lane.max_in_flight < 1 || lane.max_tokens < 1) {
+    refuse("max_in_flight, max_tokens: expected at least 1");
+  }
+  const DeviceScope scope(options.device);
+  for (int width = engine_.vector_bytes(); width >= 1; width /= 2) preload_copy(width);
+  if (!options.path) paths_ = PathTable::measure(engine_, lane);
+  loads_ = std::make_unique<Lane>(engine_, Direction::kLoad, lane);
+  stores_ = std::make_unique<Lane>(engine_, Direction::kStore, lane);
+}
+
+std::optional<Ticket> CudaTransfer::load(const Slices& slices, cudaStream_t engine_stream) {
+  return submit(Direction::kLoad, slices, engine_stream);
+}
+
+std::optional<Ticket> CudaTransfer::store(const Slices& slices, cudaStream_t engine_stream) {
+  return submit(Direction::kStore, slices, engine_stream);
+}
+
+void CudaTransfer::hold_for_layer(Ticket ticket, std::int32_t layer, cudaStream_t stream) const {
+  if (ticket.direction != Direction::kLoad) refuse("ticket: a store has no layers to wait for");
+  if (layer < 0 || layer >= engine_.num_layers()) {
+    refuse("layer: expected 0 to " + std::to_string(engine_.num_layers() - 1) + ", got " +
+           std::to_string(layer));
+  }
+  loads_->hold_for_layer(ticket.number, layer, stream);
+}
+
+std::optional<Ticket> CudaTransfer::submit(Direction direction, const Slices& slices,
+                                           cudaStream_t fence) {
+  const CopyParams params = checked_params(engine_.layout(), slices);
+  const std::int64_t num_tokens = slices.num_tokens();
+  if (num_tokens > options_.lane.max_tokens) {
+    refuse("slots: expected at most " + std::to_string(options_.lane.max_tokens) + ", got " +
+           std::to_string(num_tokens));
+  }
+  const std::vector<CopyRun> runs = plan_runs(params);
+  const Path path = choose(direction, params, num_tokens, runs.size());
+
+  const DeviceScope scope(options_.device);
+  Lane& lane = direction == Direction::kLoad ? *loads_ : *stores_;
+  const auto number = lane.submit(params, num_tokens, runs, path, fence);
+  if (!number) return std::nullopt;
+  return Ticket{direction, *number, path};
+}
+
+Path CudaTransfer::choose(Direction direction, const CopyParams& params, std::int64_t num_tokens,
+                          std::size_t num_runs) const {
+  const Lane& lane = this->lane(direction);
+  if (options_.path) {
+    return lane.can_take(*options_.path, params) ? *options_.path : Path::kKernel;
+  }
+  std::array<bool, kPaths.size()> can_take{};
+  for (std::size_t i = 0; i < kPaths.size(); ++i) can_take[i] = lane.can_take(kPaths[i], params);
+  const std::int64_t mean_run_bytes =
+      num_tokens * engine_.row_bytes() / static_cast<std::int64_t>(num_runs);
+  can_take[1] &= mean_run_bytes >= kMinEngineRunBytes;
+  return paths_.choose(direction, num_tokens * engine_.token_bytes(), mean_run_bytes, can_take);
+}
+
+}  // namespace radixkv::cuda

@@ -1,0 +1,49 @@
+// What a caller says: where the engine keeps KV, and which tokens to move. Checked here, once for
+// all devices.
+//
+// Thread safety: plain values.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "transfer/params.h"
+
+namespace radixkv::cuda {
+
+// The engine's half of CopyParams, with its arrays. Every vector has one entry a row: [layer][K,V].
+struct EngineLayout {
+  std::vector<std::byte*> addresses;
+  std::vector<std::int64_t> block_strides;
+  std::vector<std::int64_t> slot_strides;   // empty where a block is a slot
+  std::vector<std::int64_t> piece_strides;  // empty where a row is whole
+  std::int64_t block_slots = 1;
+  std::int64_t num_pieces = 1;
+  std::int64_t num_slots = 0;  // a slot outside 0 … num_slots - 1 is refused
+  std::int64_t row_bytes = 0;
+  std::int32_t num_kv = 2;  // rows of a layer
+
+  // Throws std::invalid_argument where the fields contradict each other.
+  void check() const;
+
+  // Parameters with the engine's half filled in; they point into this object.
+  CopyParams params() const;
+};
+
+// Slices of chunks, and the engine slot of each of their tokens. All arrays are on the host.
+struct Slices {
+  std::span<std::byte* const> chunks;  // [num_slices] -> [num_rows, chunk_num_tokens[i], row_bytes]
+  std::span<const std::int32_t> chunk_num_tokens;  // [num_slices]
+  std::span<const std::int32_t> first, count;  // [num_slices] tokens first … first + count - 1
+  std::span<const std::int64_t> slots;         // [sum of count], no slot twice
+
+  std::int64_t num_tokens() const { return static_cast<std::int64_t>(slots.size()); }
+};
+
+// Both halves; the result points into both arguments.
+// Throws std::invalid_argument where the slices contradict themselves or the layout.
+CopyParams checked_params(const EngineLayout& layout, const Slices& slices);
+
+}  // namespace radixkv::cuda
