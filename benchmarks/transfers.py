@@ -44,6 +44,7 @@ class Bench:
             "best": _cuda.CudaTransfer(engine.layout),
         }
         self.paths: dict[str, str] = {}
+        self.calls_ms: dict[str, list[float]] = {}
 
     def run(self, which: str, direction: Any, arguments: tuple[Any, ...], name: str = "") -> float:
         """Seconds from the call to the end."""
@@ -51,6 +52,7 @@ class Bench:
         submit = transfer.load if direction == LOAD else transfer.store
         begin = time.perf_counter()
         ticket = submit(*arguments, torch.cuda.current_stream().cuda_stream)
+        self.calls_ms.setdefault(name, []).append((time.perf_counter() - begin) * 1e3)
         transfer.wait(ticket)
         elapsed = time.perf_counter() - begin
         self.paths[name] = ticket.path.name.lower()
@@ -123,9 +125,12 @@ def main() -> None:
 
         plain = statistics.median(values[f"transfer.{name}.plain_gbps"])
         paths = paged.paths | nhd.paths | hnd.paths
+        calls_ms = paged.calls_ms | nhd.calls_ms | hnd.calls_ms
         for case in cases:
             of_plain = round(float(np.median(values[case])) / plain, 4)
             extra = {"path": paths.get(case, "plain"), "of_plain": of_plain}
+            if case in calls_ms:
+                extra["call_ms"] = round(statistics.median(calls_ms[case]), 2)
             emit(case, values[case], "GB/s", **extra, **circumstances())
         limit_us = round(1.6 * (CHUNK_BYTES / plain / 1e3 + 10), 1)
         for case in small:
