@@ -42,6 +42,7 @@ _FETCH_BYTES = (
     16 << 20
 )  # one command: long enough for the device, short enough to admit part of a prefix
 _SPILL_CHUNKS = 16
+_TRIES_DEAR = 16
 _SPILL_WINDOW_BYTES = 128 << 20
 _FIRST_PAUSE_US = 1_000_000
 _LAST_PAUSE_US = 60_000_000
@@ -236,7 +237,8 @@ class Planner:
             return None
         if self._is_dearer_than_computing(match.num_tokens - match.num_memory_tokens):
             self.counters.prefetches_dear += 1
-            return None
+            if self.counters.prefetches_dear % _TRIES_DEAR:  # now and then, to measure again
+                return None
         handle = self.acquire(tokens, namespace, limit=limit)
         deadline_us = self.now_us + round(self._config.prefetch_deadline_s * 1e6)
         prefetch = Prefetch(handle, handle.num_memory_tokens, deadline_us)

@@ -245,6 +245,19 @@ def test_a_prefetch_that_takes_longer_than_computing_is_not_begun(fetch_rate, is
     assert planner.counters.prefetches_dear == (not is_worth_it)
 
 
+def test_a_dear_disk_is_measured_again_now_and_then():
+    planner = make_planner(disk_chunks=8)
+    tokens = prompt(1, 3)
+    store(planner, tokens)
+    end(planner)
+    planner.clear(disk=False)
+    planner.apply(TickRecord(0, (), Rates(10**4, compute_tokens_per_s=1000)))
+
+    begun = [planner.prefetch(tokens) is not None for _ in range(20)]
+
+    assert begun.count(True) == 1
+
+
 def test_two_prefetches_of_one_prompt_read_it_once():
     planner = make_planner(disk_chunks=8)
     tokens = prompt(1, 3)
