@@ -457,7 +457,12 @@ void bind_values(py::module_& module) {
           "The chunks of `num_tokens`, as they are now.")
       .def("close", &PrefixHandle::close, "Ends the pin. A second call does nothing.")
       .def("__enter__", [](PrefixHandle& self) -> PrefixHandle& { return self; })
-      .def("__exit__", [](PrefixHandle& self, const py::args&) { self.close(); });
+      .def(
+          "__exit__",
+          [](PrefixHandle& self, const py::object&, const py::object&, const py::object&) {
+            self.close();
+          },
+          "type"_a, "value"_a, "traceback"_a);
   py::class_<TierStats>(module, "TierStats")
       .def_readonly("ready_chunks", &TierStats::ready_chunks)
       .def_readonly("writing_chunks", &TierStats::writing_chunks)
