@@ -1,0 +1,262 @@
+"""How long does the index take, and how much room, with a million chunks kept?
+
+Three shapes of tree, each in a process of its own:
+
+    long          prompts of 131,072 random tokens, one node each
+    conversation  250 trees: a system prompt of 4,096 tokens, then turns of 300, each with a
+                  regenerated sibling, so that a path has some 420 nodes
+    shredded      long, but on the paths measured every chunk is split in its middle
+
+A value is the median over cold calls: before each, a gigabyte is walked so that the tree leaves the
+CPU's cache; the caller's own tokens and the interpreter are warm. `hot` is the same call at once
+again. `bytes_per_chunk` is what the process grew by, less 4 bytes a token.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from harness import emit, progress
+from numpy.typing import NDArray
+
+from radixkv import RadixIndex
+
+NUM_CHUNKS = 1_000_000
+CHUNK_TOKENS = 64
+PROMPT_TOKENS = 131_072
+VOCABULARY = 128_000
+FLUSH_BYTES = 1 << 30
+
+Tokens = NDArray[np.uint32]
+AnyTokens = NDArray[np.uint32] | NDArray[np.int64]
+
+
+@dataclass
+class Built:
+    """A tree, the prompts to ask it for, and prompts that it does not have."""
+
+    index: RadixIndex
+    prompts: list[Tokens]
+    bytes_per_chunk: float
+
+
+def random_prompt(rng: np.random.Generator, num_tokens: int = PROMPT_TOKENS) -> Tokens:
+    return rng.integers(0, VOCABULARY, num_tokens, dtype=np.uint32)
+
+
+def resident_bytes() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def build(fill: Callable[[RadixIndex, np.random.Generator], list[Tokens]]) -> Built:
+    index = RadixIndex(CHUNK_TOKENS)
+    rng = np.random.default_rng(1)
+    before = resident_bytes()
+    prompts = fill(index, rng)
+    growth = resident_bytes() - before - sum(prompt.nbytes for prompt in prompts)
+    stats = index.stats()
+    progress(f"  {stats.chunks} chunks, {stats.nodes} nodes, {stats.tokens} tokens")
+    return Built(index, prompts, (growth - 4 * stats.tokens) / stats.chunks)
+
+
+def fill_long(index: RadixIndex, rng: np.random.Generator) -> list[Tokens]:
+    prompts = []
+    number = 0
+    while index.stats().chunks < NUM_CHUNKS:
+        prompt = random_prompt(rng)
+        number += 1
+        index.insert(prompt, time=number)
+        if number % 20 == 0:
+            prompts.append(prompt)
+    return prompts
+
+
+def fill_conversations(index: RadixIndex, rng: np.random.Generator) -> list[Tokens]:
+    prompts = []
+    for number in range(250):
+        prompt = random_prompt(rng)
+        for end in range(4096, PROMPT_TOKENS, 300):
+            again = np.concatenate([prompt[:end], random_prompt(rng, 300)])
+            index.insert(again, time=number)
+            index.insert(prompt[: end + 300], time=number)
+        if number % 10 == 0:
+            prompts.append(prompt)
+            progress(f"  {number} of 250 conversations")
+    return prompts
+
+
+def fill_shredded(index: RadixIndex, rng: np.random.Generator) -> list[Tokens]:
+    prompts = []
+    for number in range(24):
+        prompt = random_prompt(rng)
+        index.insert(prompt, time=number)
+        for start in range(0, PROMPT_TOKENS, CHUNK_TOKENS):
+            middle = start + CHUNK_TOKENS // 2
+            index.insert(
+                np.concatenate([prompt[:middle], random_prompt(rng, CHUNK_TOKENS // 2)]),
+                time=number,
+            )
+        prompts.append(prompt)
+    while index.stats().chunks < NUM_CHUNKS:
+        index.insert(random_prompt(rng))
+    return prompts
+
+
+SHAPES = {"long": fill_long, "conversation": fill_conversations, "shredded": fill_shredded}
+
+
+SMALL = RadixIndex(CHUNK_TOKENS)
+SMALL_PROMPT = np.arange(256, dtype=np.uint32)
+
+
+def warm_interpreter() -> None:
+    """Brings back the code of the calls, which the flush pushed out with the tree."""
+    for tokens in (SMALL_PROMPT, SMALL_PROMPT.astype(np.int64)):
+        SMALL.insert(tokens)
+        SMALL.match(tokens)
+        SMALL.acquire(tokens).close()
+    SMALL.evict_units("memory", 0)
+    time.perf_counter_ns()
+
+
+class Bench:
+    """Times calls on one tree."""
+
+    def __init__(self, shape: str, built: Built) -> None:
+        self.shape = shape
+        self.built = built
+        self.ballast = np.ones(FLUSH_BYTES // 8, np.int64)
+
+    def flush(self) -> None:
+        self.ballast += 1
+
+    def cold_us(self, tokens: AnyTokens, call: Callable[[AnyTokens], object]) -> float:
+        self.flush()
+        tokens.sum()
+        warm_interpreter()
+        return self.hot_us(tokens, call)
+
+    def hot_us(self, tokens: AnyTokens, call: Callable[[AnyTokens], object]) -> float:
+        begin = time.perf_counter_ns()
+        call(tokens)
+        return (time.perf_counter_ns() - begin) / 1000
+
+    def measure(
+        self,
+        name: str,
+        prompts: Sequence[AnyTokens],
+        call: Callable[[AnyTokens], object],
+        repeatable: bool = True,
+        **extra: object,
+    ) -> None:
+        """Times a call on each prompt, cold and, where it changes nothing, at once again."""
+        cold = []
+        hot = []
+        for tokens in prompts:
+            cold.append(self.cold_us(tokens, call))
+            if repeatable:
+                hot.append(self.hot_us(tokens, call))
+        if hot:
+            extra = {"hot": float(f"{statistics.median(hot):.4g}")} | extra
+        emit(name, cold, "us", **extra)
+
+    def matches(self) -> None:
+        index, prompts = self.built.index, self.built.prompts
+        wide = [prompt.astype(np.int64) for prompt in prompts]
+        for prompt in (*prompts, *wide):
+            assert index.match(prompt).num_memory_tokens == PROMPT_TOKENS
+        compared = self.compare_us()
+        bound = {"baseline": compared, "baseline_name": "memcmp of the tokens, cold"}
+        prefix = f"index.{self.shape}"
+        self.measure(f"{prefix}.match_128k_us", prompts, index.match, **bound)
+        self.measure(f"{prefix}.match_128k_int64_us", wide, index.match, **bound)
+        self.measure(
+            f"{prefix}.acquire_release_128k_us",
+            prompts,
+            lambda tokens: index.acquire(tokens).close(),
+            **bound,
+        )
+
+    def compare_us(self) -> float:
+        """What any exact match has to do at least: compare the tokens with a cold copy."""
+        memcmp = ctypes.CDLL(None).memcmp
+        times = []
+        for prompt in self.built.prompts:
+            copy = prompt.copy()
+            a, b, size = (
+                ctypes.c_void_p(prompt.ctypes.data),
+                ctypes.c_void_p(copy.ctypes.data),
+                ctypes.c_size_t(prompt.nbytes),
+            )
+            times.append(self.cold_us(prompt, lambda _, x=(a, b, size): memcmp(*x)))
+        return float(f"{statistics.median(times):.4g}")
+
+    def changes(self) -> None:
+        """What only the long shape is asked for. Changes the tree."""
+        index, prompts = self.built.index, self.built.prompts
+        rng = np.random.default_rng(2)
+        fresh = [random_prompt(rng) for _ in prompts]
+        self.measure("index.match_miss_us", fresh, index.match)
+        self.measure("index.insert_128k_us", fresh, index.insert, repeatable=False)
+        assert all(index.match(prompt).num_tokens == PROMPT_TOKENS for prompt in fresh)
+
+        middle = PROMPT_TOKENS // 2 + CHUNK_TOKENS // 2
+        parting = [np.concatenate([prompt[:middle], fresh[0][:96]]) for prompt in prompts]
+        self.splits(parting)
+        for prompt, other in zip(prompts, parting, strict=True):
+            assert index.match(prompt).num_tokens == PROMPT_TOKENS
+            assert index.match(other).num_tokens == len(other)
+
+        num_chunks = index.stats().chunks
+        units = 64
+        self.measure(
+            "index.evict_us_per_chunk",
+            prompts,
+            lambda _: index.evict_units("memory", units),
+            repeatable=False,
+        )
+        assert index.stats().chunks == num_chunks - 64 * len(prompts)
+
+    def splits(self, parting: list[Tokens]) -> None:
+        index = self.built.index
+        times = []
+        for tokens in parting:
+            self.flush()
+            index.match(tokens)
+            warm_interpreter()
+            times.append(self.hot_us(tokens, index.insert))
+        emit("index.split_128k_us", times, "us")
+
+
+def run(shape: str) -> None:
+    progress(f"{shape}: building")
+    built = build(SHAPES[shape])
+    emit(f"index.{shape}.bytes_per_chunk", [built.bytes_per_chunk], "bytes")
+    bench = Bench(shape, built)
+    progress(f"{shape}: measuring")
+    bench.matches()
+    if shape == "long":
+        bench.changes()
+    built.index.check_invariants()
+
+
+def main() -> None:
+    context = multiprocessing.get_context("spawn")
+    for shape in SHAPES:
+        process = context.Process(target=run, args=(shape,))
+        process.start()
+        process.join()
+        if process.exitcode != 0:
+            raise SystemExit(process.exitcode)
+
+
+if __name__ == "__main__":
+    main()
