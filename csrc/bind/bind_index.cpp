@@ -124,10 +124,9 @@ NamespaceDigest parse_digest(const py::bytes& digest) {
 // Capacity of a tier in units; None has no end.
 std::uint32_t parse_units(const char* name, std::optional<std::int64_t> num_bytes,
                           std::int64_t unit_bytes) {
-  constexpr std::uint32_t kMost = 0xFFFFFFF0u;
-  if (!num_bytes) return kMost;
+  if (!num_bytes) return kEndless;
   parse_count(name, *num_bytes);
-  return static_cast<std::uint32_t>(std::min<std::int64_t>(*num_bytes / unit_bytes, kMost));
+  return static_cast<std::uint32_t>(std::min<std::int64_t>(*num_bytes / unit_bytes, kEndless));
 }
 
 IndexPointer make_index(std::uint32_t chunk_tokens, std::int64_t token_bytes,

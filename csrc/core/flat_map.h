@@ -9,7 +9,8 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
+#include <memory>
+#include <utility>
 
 namespace radixkv {
 
@@ -19,13 +20,13 @@ class FlatMap {
 
   // The value of `key`, or kNone.
   std::uint32_t find(std::uint32_t key) const {
-    if (slots_.empty()) return kNone;
+    if (!slots_) return kNone;
     return slots_[slot_of(key)].value;
   }
 
   // Adds or replaces. REQUIRES: value != kNone.
   void set(std::uint32_t key, std::uint32_t value) {
-    if ((size_ + 1) * 4 > slots_.size() * 3) grow();
+    if ((size_ + 1) * 4 > num_slots() * 3) grow();
     Slot& slot = slots_[slot_of(key)];
     if (slot.value == kNone) ++size_;
     slot = {key, value};
@@ -33,15 +34,15 @@ class FlatMap {
 
   // Forgets `key`, if it is there.
   void erase(std::uint32_t key) {
-    if (slots_.empty()) return;
-    std::size_t hole = slot_of(key);
+    if (!slots_) return;
+    std::uint32_t hole = slot_of(key);
     if (slots_[hole].value == kNone) return;
     --size_;
     // Moves later entries of the probe run into the hole, so that no tombstone is left behind.
-    for (std::size_t next = (hole + 1) & mask(); slots_[next].value != kNone;
-         next = (next + 1) & mask()) {
-      const std::size_t home = home_of(slots_[next].key);
-      if (((next - home) & mask()) >= ((next - hole) & mask())) {
+    for (std::uint32_t next = (hole + 1) & mask_; slots_[next].value != kNone;
+         next = (next + 1) & mask_) {
+      const std::uint32_t home = home_of(slots_[next].key);
+      if (((next - home) & mask_) >= ((next - hole) & mask_)) {
         slots_[hole] = slots_[next];
         hole = next;
       }
@@ -49,12 +50,12 @@ class FlatMap {
     slots_[hole].value = kNone;
   }
 
-  std::size_t size() const { return size_; }
+  std::uint32_t size() const { return size_; }
 
   template <class Visit>
   void for_each(Visit visit) const {
-    for (const Slot& slot : slots_) {
-      if (slot.value != kNone) visit(slot.key, slot.value);
+    for (std::uint32_t at = 0; at < num_slots(); ++at) {
+      if (slots_[at].value != kNone) visit(slots_[at].key, slots_[at].value);
     }
   }
 
@@ -64,29 +65,33 @@ class FlatMap {
     std::uint32_t value = kNone;
   };
 
-  std::size_t mask() const { return slots_.size() - 1; }
+  std::uint32_t num_slots() const { return slots_ ? mask_ + 1 : 0; }
 
-  std::size_t home_of(std::uint32_t key) const {
-    return static_cast<std::size_t>((key * 0x9E3779B97F4A7C15ull) >> 32) & mask();
+  std::uint32_t home_of(std::uint32_t key) const {
+    return static_cast<std::uint32_t>((key * 0x9E3779B97F4A7C15ull) >> 32) & mask_;
   }
 
   // The slot that holds `key`, or the empty one where it would go.
-  std::size_t slot_of(std::uint32_t key) const {
-    std::size_t at = home_of(key);
-    while (slots_[at].value != kNone && slots_[at].key != key) at = (at + 1) & mask();
+  std::uint32_t slot_of(std::uint32_t key) const {
+    std::uint32_t at = home_of(key);
+    while (slots_[at].value != kNone && slots_[at].key != key) at = (at + 1) & mask_;
     return at;
   }
 
   void grow() {
-    std::vector<Slot> old(slots_.empty() ? 4 : slots_.size() * 2);
-    old.swap(slots_);
-    for (const Slot& slot : old) {
-      if (slot.value != kNone) slots_[slot_of(slot.key)] = slot;
+    const std::uint32_t old_count = num_slots();
+    const std::uint32_t count = old_count == 0 ? 4 : old_count * 2;
+    const std::unique_ptr<Slot[]> old = std::move(slots_);
+    slots_ = std::make_unique<Slot[]>(count);
+    mask_ = count - 1;
+    for (std::uint32_t at = 0; at < old_count; ++at) {
+      if (old[at].value != kNone) slots_[slot_of(old[at].key)] = old[at];
     }
   }
 
-  std::vector<Slot> slots_;
-  std::size_t size_ = 0;
+  std::unique_ptr<Slot[]> slots_;
+  std::uint32_t mask_ = 0;  // number of slots less 1
+  std::uint32_t size_ = 0;
 };
 
 }  // namespace radixkv

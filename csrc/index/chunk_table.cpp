@@ -27,8 +27,12 @@ std::uint32_t count_leading(const std::uint8_t* states, std::uint32_t count, Wor
 
 }  // namespace
 
-ChunkTable::ChunkTable(std::uint32_t chunk_tokens)
-    : chunk_tokens_(chunk_tokens), ids_(kNoChunk - 1) {}
+ChunkTable::ChunkTable(std::uint32_t chunk_tokens, std::uint32_t expected_chunks)
+    : chunk_tokens_(chunk_tokens), ids_(kNoChunk - 1) {
+  chunks_.reserve(expected_chunks);
+  nodes_.reserve(expected_chunks);
+  states_.reserve(expected_chunks);
+}
 
 std::uint32_t ChunkTable::count_in_memory(ChunkId first, std::uint32_t count) const {
   static_assert(state::ready(Tier::kMemory) == 0x01 && state::kDropped == 0x10);
@@ -43,6 +47,10 @@ std::uint32_t ChunkTable::count_visible(ChunkId first, std::uint32_t count) cons
   });
 }
 
+void ChunkTable::set_nodes(ChunkId first, std::uint32_t count, NodeId node) {
+  std::fill_n(nodes_.begin() + first, count, node);
+}
+
 Extent ChunkTable::take(std::uint32_t count) {
   std::optional<Extent> run = ids_.take(count);
   const bool grows = run->offset + run->num_units > chunks_.size();
@@ -55,8 +63,10 @@ Extent ChunkTable::take(std::uint32_t count) {
   const std::size_t needed = std::size_t{run->offset} + run->num_units;
   if (needed > chunks_.size()) {
     chunks_.resize(needed);
+    nodes_.resize(needed, kNoNode);
     states_.resize(needed, 0);
   }
+  for (std::uint32_t i = 0; i < run->num_units; ++i) chunks_[run->offset + i].is_alive = true;
   num_chunks_ += run->num_units;
   return *run;
 }
@@ -65,6 +75,7 @@ void ChunkTable::give_back(ChunkId id) {
   const std::uint32_t generation = chunks_[id].generation + 1;
   chunks_[id] = Chunk{};
   chunks_[id].generation = generation;
+  nodes_[id] = kNoNode;
   states_[id] = 0;
   ids_.give_back({id, 1});
   --num_chunks_;

@@ -2,7 +2,8 @@
 // prompt lie side by side and the states of a long path are read as contiguous bytes.
 //
 //   states   [ r r r r r r w . | r r r … ]      one byte a chunk: all that a match reads
-//   chunks   [ 48 bytes each   |        … ]     all else
+//   nodes    [ 4 bytes each    |       … ]      what a split writes
+//   chunks   [ 48 bytes each   |       … ]      all else
 //
 // A chunk is (parent chunk, its tokens) and never changes identity. When its slot is freed the
 // generation goes up, so that a command that names the old chunk is refused. Thread safety: reads
@@ -51,26 +52,33 @@ inline constexpr std::uint8_t kNoSpill = 0x80;
 
 struct Chunk {
   ChunkId parent = kNoChunk;  // kNoChunk for the first of a prompt
-  NodeId node = kNoNode;      // where its last token lies
   std::uint32_t generation = 0;
   std::uint32_t span = 0;
+  std::uint16_t num_tokens = 0;
+  std::uint16_t num_units = 0;
   std::array<std::uint32_t, kNumTiers> offset = {kNoExtent, kNoExtent};
   // A full chunk counts its children that are kept on each tier. A tail has no children: its first
   // number is the next tail of the same node instead (see next_tail).
   std::array<std::uint32_t, kNumTiers> num_children = {0, 0};
   std::uint64_t time = 0;  // recency: the highest admission written to it
   std::array<std::uint16_t, kNumTiers> uses = {0, 0};
-  std::uint16_t num_tokens = 0;
-  std::uint16_t num_units = 0;
+  bool is_alive = false;  // false: a free slot
 };
 static_assert(sizeof(Chunk) == 48);
 
 class ChunkTable {
  public:
-  explicit ChunkTable(std::uint32_t chunk_tokens);
+  // `expected_chunks`: address space is set aside for so many, so that the table need not move on
+  // the way.
+  ChunkTable(std::uint32_t chunk_tokens, std::uint32_t expected_chunks);
 
   Chunk& operator[](ChunkId id) { return chunks_[id]; }
   const Chunk& operator[](ChunkId id) const { return chunks_[id]; }
+
+  // The node where its last token lies.
+  NodeId& node(ChunkId id) { return nodes_[id]; }
+  NodeId node(ChunkId id) const { return nodes_[id]; }
+  void set_nodes(ChunkId first, std::uint32_t count, NodeId node);
 
   std::uint8_t& state(ChunkId id) { return states_[id]; }
   std::uint8_t state(ChunkId id) const { return states_[id]; }
@@ -101,8 +109,7 @@ class ChunkTable {
 
   // True where `id` is a chunk, and the one of that generation.
   bool is_current(ChunkId id, std::uint32_t generation) const {
-    return id < chunks_.size() && chunks_[id].generation == generation &&
-           chunks_[id].node != kNoNode;
+    return id < chunks_.size() && chunks_[id].generation == generation && chunks_[id].is_alive;
   }
 
   std::uint32_t num_chunks() const { return num_chunks_; }
@@ -112,6 +119,7 @@ class ChunkTable {
   std::uint32_t chunk_tokens_;
   std::uint32_t num_chunks_ = 0;
   std::vector<Chunk> chunks_;
+  std::vector<NodeId> nodes_;
   std::vector<std::uint8_t> states_;
   ExtentAllocator ids_;
 };

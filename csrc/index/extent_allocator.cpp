@@ -102,11 +102,22 @@ Extent ExtentAllocator::shrink(Extent extent, std::uint32_t num_units) {
 
 void ExtentAllocator::give_back(Extent extent) {
   const std::uint32_t left = run_at_end_.find(extent.offset);
+  const std::uint32_t right = run_at_start_.find(extent.offset + extent.num_units);
+  if (left == kNil && right != kNil) {
+    const std::uint32_t length = extent.num_units + runs_[right].extent.num_units;
+    if (list_of(length) == list_of(runs_[right].extent.num_units)) {
+      // The common case of a prompt that leaves from its end: only the run's start moves.
+      run_at_start_.erase(runs_[right].extent.offset);
+      run_at_start_.set(extent.offset, right);
+      runs_[right].extent = {extent.offset, length};
+      num_free_ += extent.num_units;
+      return;
+    }
+  }
   if (left != kNil) {
     extent = {runs_[left].extent.offset, runs_[left].extent.num_units + extent.num_units};
     remove_run(left);
   }
-  const std::uint32_t right = run_at_start_.find(extent.offset + extent.num_units);
   if (right != kNil) {
     extent.num_units += runs_[right].extent.num_units;
     remove_run(right);

@@ -1,5 +1,6 @@
 #include "index/radix_index.h"
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 
@@ -13,6 +14,19 @@ constexpr std::uint32_t kUnitsPerHeader = 4;
 std::uint32_t most_chunks(const IndexConfig& config, Tier tier) {
   if (tier == Tier::kMemory) return 0xFFFFFFFFu;
   return config.num_units[index_of(tier)] / kUnitsPerHeader;
+}
+
+// As many as full chunks fit, and some for tails. A tier without end expects nothing.
+std::uint32_t expected_chunks(const IndexConfig& config) {
+  constexpr std::uint64_t kMost = 1 << 24;
+  const std::int64_t chunk_bytes = config.token_bytes * config.chunk_tokens;
+  const std::int64_t chunk_units = (chunk_bytes + config.unit_bytes - 1) / config.unit_bytes;
+  std::uint64_t sum = 0;
+  for (const std::uint32_t num_units : config.num_units) {
+    if (num_units >= kEndless) continue;
+    sum += num_units / static_cast<std::uint64_t>(chunk_units) * 5 / 4;
+  }
+  return static_cast<std::uint32_t>(std::min(sum, kMost));
 }
 
 IndexConfig checked(const IndexConfig& config) {
@@ -32,7 +46,7 @@ IndexConfig checked(const IndexConfig& config) {
 
 RadixIndex::RadixIndex(const IndexConfig& config)
     : config_(checked(config)),
-      chunks_(config.chunk_tokens),
+      chunks_(config.chunk_tokens, expected_chunks(config)),
       tiers_{TierState(chunks_, Tier::kMemory, config.num_units[index_of(Tier::kMemory)],
                        most_chunks(config, Tier::kMemory)),
              TierState(chunks_, Tier::kDisk, config.num_units[index_of(Tier::kDisk)],

@@ -44,6 +44,9 @@ namespace radixkv {
 using NamespaceId = std::uint32_t;
 using NamespaceDigest = std::array<std::uint8_t, 16>;
 
+// Capacity, in units, of a tier that has no end.
+inline constexpr std::uint32_t kEndless = 0xFFFFFFF0u;
+
 struct IndexConfig {
   std::uint32_t chunk_tokens = 64;
   std::int64_t token_bytes = 1;
@@ -223,6 +226,12 @@ class RadixIndex {
     std::uint32_t end = 0;
   };
 
+  // What a reservation took, and how many units the rest would have needed.
+  struct Taken {
+    std::vector<ChunkId> ids;
+    std::uint64_t missing_units = 0;
+  };
+
   struct TierState {
     ExtentAllocator extents;
     LeafQueue leaves;
@@ -275,6 +284,7 @@ class RadixIndex {
 
   // Reserving (radix_index_reserve.cpp).
   std::uint16_t units_of(std::uint32_t num_tokens) const;
+  Taken take_chunks(NamespaceId space, const TokenView& tokens, std::uint64_t time, bool tail);
   Plan plan_reserve(NamespaceId space, const TokenView& tokens, const Path& path, bool tail) const;
   void fail_writing(std::span<const ChunkRef> chunks, Tier which);
 
@@ -283,6 +293,7 @@ class RadixIndex {
   void give_back_extent(Tier which, Extent extent);
   void begin_writing(ChunkId id, Tier which, std::uint32_t offset, std::uint16_t num_units);
   void set_ready(ChunkId id, Tier which);
+  void finish_writing(ChunkId id, Tier which);
   void vacate(ChunkId id, Tier which);
   void vacate_with_all_below(ChunkId id, Tier which);
   void vacate_everywhere(ChunkId id);

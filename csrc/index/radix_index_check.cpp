@@ -63,7 +63,7 @@ void RadixIndex::check_invariants() const {
   for (const auto& [node, near] : near_tails_) num_near += near.size();
   for (const ChunkId id : all) {
     if (!chunks_.is_tail(id)) continue;
-    NodeId node = chunks_[id].node;
+    NodeId node = chunks_.node(id);
     while (tree_[node].start >= chunks_.start(id) + least_cover(id)) {
       node = tree_[node].parent;
       const auto near = near_tails_.find(node);
@@ -102,7 +102,7 @@ void RadixIndex::check_nodes(NodeId root, std::uint32_t& num_nodes,
     }
     std::uint64_t num_pins = 0;
     for (const auto& [pinned, count] : pins_) {
-      for (NodeId at = chunks_[pinned].node; at != kNoNode; at = tree_[at].parent) {
+      for (NodeId at = chunks_.node(pinned); at != kNoNode; at = tree_[at].parent) {
         if (at == id) num_pins += count;
       }
     }
@@ -113,7 +113,7 @@ void RadixIndex::check_nodes(NodeId root, std::uint32_t& num_nodes,
 
 void RadixIndex::check_chunk(ChunkId id) const {
   const Chunk& chunk = chunks_[id];
-  const Node& node = tree_[chunk.node];
+  const Node& node = tree_[chunks_.node(id)];
   require(chunks_.end(id) > node.start && chunks_.end(id) <= node.end(),
           named(id) + " does not end in its node");
   require((chunk.parent == kNoChunk) == (chunk.span == 0), named(id) + " has a wrong parent");

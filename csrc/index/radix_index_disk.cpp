@@ -24,7 +24,7 @@ void RadixIndex::queue_spill_with_all_below(ChunkId id) {
   queue_spill(id);
   if (chunks_.is_tail(id) || chunks_[id].num_children[index_of(Tier::kMemory)] == 0) return;
   std::vector<ChunkId> below;
-  collect(chunks_[id].node, chunks_.end(id) + 1, below);
+  collect(chunks_.node(id), chunks_.end(id) + 1, below);
   for (const ChunkId deeper : below) queue_spill(deeper);
 }
 
@@ -84,7 +84,7 @@ SpillReservation RadixIndex::reserve_spill(std::size_t max_chunks) {
 }
 
 NamespaceId RadixIndex::space_of(ChunkId id) const {
-  NodeId node = chunks_[id].node;
+  NodeId node = chunks_.node(id);
   while (tree_[node].parent != kNoNode) node = tree_[node].parent;
   return space_of_root_.at(node);
 }
@@ -94,7 +94,7 @@ void RadixIndex::append_tokens(ChunkId id, std::vector<Token>& out) const {
   std::uint32_t end = chunks_.end(id);
   out.resize(out.size() + (end - start));
   Token* behind = out.data() + out.size();
-  for (NodeId node = chunks_[id].node; end > start; node = tree_[node].parent) {
+  for (NodeId node = chunks_.node(id); end > start; node = tree_[node].parent) {
     const Node& here = tree_[node];
     const std::uint32_t first = std::max(here.start, start);
     behind -= end - first;

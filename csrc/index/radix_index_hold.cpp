@@ -13,7 +13,7 @@ Pin RadixIndex::acquire(NamespaceId space, const TokenView& tokens,
   if (found.last == kNoChunk) return {};
   ++pins_[found.last];
   ++num_pins_;
-  for (NodeId node = chunks_[found.last].node; node != kNoNode; node = tree_[node].parent) {
+  for (NodeId node = chunks_.node(found.last); node != kNoNode; node = tree_[node].parent) {
     ++tree_[node].num_pins;
   }
   if (time) write_time(found.last, *time);
@@ -25,7 +25,7 @@ void RadixIndex::release(const Pin& pin) {
   const auto count = pins_.find(pin.last);
   if (--count->second == 0) pins_.erase(count);
   --num_pins_;
-  for (NodeId node = chunks_[pin.last].node; node != kNoNode; node = tree_[node].parent) {
+  for (NodeId node = chunks_.node(pin.last); node != kNoNode; node = tree_[node].parent) {
     --tree_[node].num_pins;
   }
   settle(pin.last);
@@ -38,14 +38,14 @@ void RadixIndex::touch(const Pin& pin, std::uint64_t time) {
 // A pin at or below the chunk. A node counts pins, so only where it has some is there more to ask:
 // they may be of chunks that end in the same node but not below this one.
 bool RadixIndex::is_pinned(ChunkId id) const {
-  const NodeId node = chunks_[id].node;
+  const NodeId node = chunks_.node(id);
   std::uint32_t num_pins = tree_[node].num_pins;
   if (num_pins == 0) return false;
   if (pins_.contains(id)) return true;
   if (chunks_.is_tail(id)) return false;
   const std::uint32_t end = chunks_.end(id);
   for (const auto& [pinned, count] : pins_) {
-    if (chunks_[pinned].node == node && chunks_.end(pinned) <= end) num_pins -= count;
+    if (chunks_.node(pinned) == node && chunks_.end(pinned) <= end) num_pins -= count;
   }
   return num_pins > 0;
 }

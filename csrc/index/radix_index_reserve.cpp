@@ -14,6 +14,16 @@ std::uint16_t RadixIndex::units_of(std::uint32_t num_tokens) const {
 
 Reservation RadixIndex::reserve(NamespaceId space, const TokenView& tokens, std::uint64_t time,
                                 bool tail) {
+  const Taken taken = take_chunks(space, tokens, time, tail);
+  Reservation result;
+  result.missing_units = taken.missing_units;
+  result.chunks.reserve(taken.ids.size());
+  for (const ChunkId id : taken.ids) result.chunks.push_back(ref(id));
+  return result;
+}
+
+RadixIndex::Taken RadixIndex::take_chunks(NamespaceId space, const TokenView& tokens,
+                                          std::uint64_t time, bool tail) {
   Path path = walk(space, tokens);
   const Plan plan = plan_reserve(space, tokens, path, tail);
   // Copied before anything changes, since an id out of range is refused here.
@@ -21,7 +31,7 @@ Reservation RadixIndex::reserve(NamespaceId space, const TokenView& tokens, std:
   if (plan.end > path.point.position) {
     fresh = TokenRun(tokens, path.point.position, plan.end - path.point.position);
   }
-  Reservation result;
+  Taken result;
   const std::vector<std::uint32_t> offsets = take_extents(Tier::kMemory, plan.num_units);
   const std::size_t num_taken = offsets.size();
   for (std::size_t i = num_taken; i < plan.num_units.size(); ++i) {
@@ -39,14 +49,14 @@ Reservation RadixIndex::reserve(NamespaceId space, const TokenView& tokens, std:
       fresh = TokenRun(tokens, path.point.position, end - path.point.position);
     }
   }
-  const std::vector<ChunkId> ids = make_records(path, fresh, end, kNoChunk);
-  result.chunks.reserve(num_taken);
+  result.ids = make_records(path, fresh, end, kNoChunk);
+  const auto first = result.ids.begin() + static_cast<std::ptrdiff_t>(plan.first);
+  result.ids.erase(result.ids.begin(), first);
+  result.ids.resize(num_taken);
   for (std::size_t i = 0; i < num_taken; ++i) {
-    const ChunkId id = ids[plan.first + i];
-    begin_writing(id, Tier::kMemory, offsets[i], plan.num_units[i]);
-    result.chunks.push_back(ref(id));
+    begin_writing(result.ids[i], Tier::kMemory, offsets[i], plan.num_units[i]);
   }
-  write_time(ids[plan.first + num_taken - 1], time);
+  write_time(result.ids.back(), time);
   return result;
 }
 
@@ -117,15 +127,18 @@ void RadixIndex::fail_writing(std::span<const ChunkRef> chunks, Tier which) {
 }
 
 std::size_t RadixIndex::insert(NamespaceId space, const TokenView& tokens, std::uint64_t time) {
-  // Evicting must not take the path that is being extended.
-  const Pin pin = acquire(space, tokens, std::nullopt);
-  std::vector<ChunkRef> added;
-  while (true) {
-    const Reservation part = reserve(space, tokens, time, true);
-    added.insert(added.end(), part.chunks.begin(), part.chunks.end());
-    if (part.missing_units == 0 || evict(Tier::kMemory, part.missing_units).empty()) break;
+  Taken taken = take_chunks(space, tokens, time, true);
+  std::vector<ChunkId> added = std::move(taken.ids);
+  Pin pin;
+  if (taken.missing_units > 0) {
+    // Evicting must not take the path that is being extended.
+    pin = acquire(space, tokens, std::nullopt);
+    while (taken.missing_units > 0 && !evict(Tier::kMemory, taken.missing_units).empty()) {
+      taken = take_chunks(space, tokens, time, true);
+      added.insert(added.end(), taken.ids.begin(), taken.ids.end());
+    }
   }
-  complete_store(added, added.size());
+  for (const ChunkId id : added) finish_writing(id, Tier::kMemory);
   release(pin);
   return added.size();
 }

@@ -107,7 +107,7 @@ void RadixIndex::restore_chain(const RestoredChunks& restored, std::span<const s
   Path path{{root_of(find_namespace(restored.digests[space_index])), 0}, {}};
   if (parent_index >= 0) {
     parent = ids[static_cast<std::size_t>(parent_index)];
-    path.point = {chunks_[parent].node, chunks_.end(parent)};
+    path.point = {chunks_.node(parent), chunks_.end(parent)};
   }
   const std::uint32_t start = path.point.position;
   const TokenView view(tokens.data(), tokens.size(), TokenType::kUint32);
@@ -127,10 +127,8 @@ void RadixIndex::restore_chain(const RestoredChunks& restored, std::span<const s
       continue;
     }
     begin_writing(id, Tier::kDisk, extent.offset, restored.num_units[at]);
-    --chunks_[id].uses[index_of(Tier::kDisk)];
-    --tier(Tier::kDisk).num_uses;
     write_time(id, restored.time[at]);
-    set_ready(id, Tier::kDisk);
+    finish_writing(id, Tier::kDisk);
   }
 }
 

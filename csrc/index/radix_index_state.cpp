@@ -81,6 +81,13 @@ void RadixIndex::set_ready(ChunkId id, Tier which) {
   supersede_tails(id, which);
 }
 
+// writing → ready, where no command writes: ends the use that begin_writing() began.
+void RadixIndex::finish_writing(ChunkId id, Tier which) {
+  --chunks_[id].uses[index_of(which)];
+  --tier(which).num_uses;
+  set_ready(id, which);
+}
+
 // writing or ready → absent. An extent in use goes to limbo. REQUIRES: no chunk below it is kept
 // there. The record may be gone afterwards.
 void RadixIndex::vacate(ChunkId id, Tier which) {
@@ -111,7 +118,7 @@ void RadixIndex::vacate(ChunkId id, Tier which) {
 void RadixIndex::vacate_with_all_below(ChunkId id, Tier which) {
   if (!chunks_.is_tail(id) && chunks_[id].num_children[index_of(which)] > 0) {
     std::vector<ChunkId> below;
-    collect(chunks_[id].node, chunks_.end(id) + 1, below);
+    collect(chunks_.node(id), chunks_.end(id) + 1, below);
     for (auto at = below.rbegin(); at != below.rend(); ++at) {
       if (chunks_.has(*at, state::kept(which))) vacate(*at, which);
     }

@@ -23,7 +23,7 @@ std::uint32_t RadixIndex::least_cover(ChunkId tail) const {
 
 void RadixIndex::note_tail(ChunkId id) {
   const std::uint32_t least_end = chunks_.start(id) + least_cover(id);
-  NodeId node = chunks_[id].node;
+  NodeId node = chunks_.node(id);
   while (tree_[node].start >= least_end) {
     node = tree_[node].parent;
     near_tails_[node].push_back(id);
@@ -32,7 +32,7 @@ void RadixIndex::note_tail(ChunkId id) {
 
 void RadixIndex::forget_tail(ChunkId id) {
   const std::uint32_t least_end = chunks_.start(id) + least_cover(id);
-  NodeId node = chunks_[id].node;
+  NodeId node = chunks_.node(id);
   while (tree_[node].start >= least_end) {
     node = tree_[node].parent;
     std::vector<ChunkId>& near = near_tails_[node];
@@ -68,7 +68,7 @@ std::uint32_t RadixIndex::cover_of(ChunkId tail, Tier tier) const {
     if (id != kNoChunk && id != tail && chunks_.is_visible(id, tier))
       best = std::max(best, position);
   };
-  NodeId node = chunks_[tail].node;
+  NodeId node = chunks_.node(tail);
   while (true) {
     const Node& here = tree_[node];
     if (here.end() >= span_start + span_tokens()) {
@@ -104,7 +104,7 @@ void RadixIndex::supersede_tails(ChunkId id, Tier tier) {
   }
   const std::uint32_t span_start = chunks_.start(id);
   std::vector<ChunkId> covered;
-  for (NodeId node = chunks_[id].node;; node = tree_[node].parent) {
+  for (NodeId node = chunks_.node(id);; node = tree_[node].parent) {
     const Node& here = tree_[node];
     for (ChunkId tail = here.first_tail; tail != kNoChunk; tail = chunks_.next_tail(tail)) {
       if (chunks_.start(tail) == span_start && chunks_.end(tail) < chunks_.end(id)) {

@@ -95,10 +95,10 @@ void RadixIndex::grow(Path& path, const TokenRun& fresh, ChunkId parent) {
         ids.num_units < num_spans ? (span + ids.num_units) * span_tokens() : end;
     const NodeId node = tree_.add_leaf(above, fresh.part(position - start, node_end - position));
     tree_[node].first_chunk = ids.offset;
+    if (ids.num_units > 0) chunks_.set_nodes(ids.offset, ids.num_units, node);
     for (std::uint32_t i = 0; i < ids.num_units; ++i) {
       Chunk& chunk = chunks_[ids.offset + i];
       chunk.parent = parent;
-      chunk.node = node;
       chunk.span = span + i;
       chunk.num_tokens = static_cast<std::uint16_t>(span_tokens());
       parent = ids.offset + i;
@@ -115,7 +115,7 @@ ChunkId RadixIndex::add_tail(Point point, ChunkId parent) {
   const ChunkId id = chunks_.take(1).offset;
   Chunk& chunk = chunks_[id];
   chunk.parent = parent;
-  chunk.node = point.node;
+  chunks_.node(id) = point.node;
   chunk.span = point.position / span_tokens();
   chunk.num_tokens = static_cast<std::uint16_t>(point.position % span_tokens());
   chunks_.set_next_tail(id, tree_[point.node].first_tail);
@@ -131,14 +131,14 @@ NodeId RadixIndex::split(NodeId node, std::uint32_t position) {
   Node& lower = tree_[node];
   if (num_upper > 0) {
     upper.first_chunk = lower.first_chunk;
-    for (std::uint32_t i = 0; i < num_upper; ++i) chunks_[upper.first_chunk + i].node = upper_id;
+    chunks_.set_nodes(upper.first_chunk, num_upper, upper_id);
     lower.first_chunk += num_upper;
   }
   ChunkId tail = std::exchange(lower.first_tail, kNoChunk);
   while (tail != kNoChunk) {
     const ChunkId next = chunks_.next_tail(tail);
     const NodeId owner = chunks_.end(tail) <= position ? upper_id : node;
-    chunks_[tail].node = owner;
+    chunks_.node(tail) = owner;
     chunks_.set_next_tail(tail, tree_[owner].first_tail);
     tree_[owner].first_tail = tail;
     tail = next;
@@ -146,7 +146,7 @@ NodeId RadixIndex::split(NodeId node, std::uint32_t position) {
   upper.num_pins = lower.num_pins;
   if (upper.num_pins > 0) {
     for (const auto& [id, count] : pins_) {
-      if (chunks_[id].node == upper_id) lower.num_pins -= count;
+      if (chunks_.node(id) == upper_id) lower.num_pins -= count;
     }
   }
   for (const Tier tier : kTiers) upper.best[index_of(tier)] = best_below(upper_id, tier, kNoChunk);
@@ -168,10 +168,10 @@ void RadixIndex::join_with_only_child(NodeId node) {
   Node& joined = tree_[child];
   joined.num_pins = num_pins;
   if (num_upper > 0) joined.first_chunk = first;
-  for (std::uint32_t i = 0; i < num_upper; ++i) chunks_[first + i].node = child;
+  if (num_upper > 0) chunks_.set_nodes(first, num_upper, child);
   while (tail != kNoChunk) {
     const ChunkId next = chunks_.next_tail(tail);
-    chunks_[tail].node = child;
+    chunks_.node(tail) = child;
     chunks_.set_next_tail(tail, joined.first_tail);
     joined.first_tail = tail;
     tail = next;
@@ -181,7 +181,7 @@ void RadixIndex::join_with_only_child(NodeId node) {
 
 // Frees the record of a chunk that nothing needs. REQUIRES: absent everywhere, no chunk below it.
 void RadixIndex::remove(ChunkId id) {
-  const NodeId node = chunks_[id].node;
+  const NodeId node = chunks_.node(id);
   if (chunks_.is_tail(id)) {
     forget_tail(id);
     ChunkId previous = kNoChunk;
@@ -215,7 +215,7 @@ void RadixIndex::trim(NodeId node) {
     const std::uint32_t start = tree_[node].start;
     std::uint32_t num_chunks = num_full(node);
     // At most the last one of the run has just been removed.
-    if (num_chunks > 0 && chunks_[tree_[node].first_chunk + num_chunks - 1].node != node) {
+    if (num_chunks > 0 && chunks_.node(tree_[node].first_chunk + num_chunks - 1) != node) {
       --num_chunks;
     }
     std::uint32_t end =
@@ -284,7 +284,7 @@ ChunkId RadixIndex::best_below(NodeId node, Tier tier, ChunkId without) const {
 void RadixIndex::refresh_best(ChunkId id, Tier tier) {
   const std::uint32_t span_start = chunks_.start(id);
   const bool visible = chunks_.is_visible(id, tier);
-  NodeId node = chunks_[id].node;
+  NodeId node = chunks_.node(id);
   while (tree_[node].start > span_start) {
     node = tree_[node].parent;
     ChunkId& best = tree_[node].best[index_of(tier)];

@@ -1,39 +1,33 @@
 #include "index/token_tree.h"
 
-#include <cstring>
+#include <memory>
 #include <utility>
 
 namespace radixkv {
 
-// The pairs' bytes hold the pointer of the table, so that a node stays one cache line.
-FlatMap* Children::table() const {
-  FlatMap* map;
-  std::memcpy(&map, pairs_.data(), sizeof(map));
-  return map;
-}
-
-void Children::hold(std::unique_ptr<FlatMap> map) {
-  FlatMap* owned = map.release();
-  std::memcpy(pairs_.data(), &owned, sizeof(owned));
-  size_ = kTable;
-}
-
-Children::Children(Children&& other) noexcept
-    : size_(std::exchange(other.size_, 0u)), pairs_(other.pairs_) {}
+Children::Children(Children&& other) noexcept : pairs_{} { *this = std::move(other); }
 
 Children& Children::operator=(Children&& other) noexcept {
-  std::swap(size_, other.size_);
-  std::swap(pairs_, other.pairs_);
+  if (this == &other) return *this;
+  if (is_table()) std::destroy_at(&table_);
+  num_pairs_ = std::exchange(other.num_pairs_, 0u);
+  if (!is_table()) {
+    std::construct_at(&pairs_, other.pairs_);
+    return *this;
+  }
+  std::construct_at(&table_, std::move(other.table_));
+  std::destroy_at(&other.table_);
+  std::construct_at(&other.pairs_);
   return *this;
 }
 
 Children::~Children() {
-  if (is_table()) std::unique_ptr<FlatMap>(table()).reset();
+  if (is_table()) std::destroy_at(&table_);
 }
 
 NodeId Children::find(Token token) const {
-  if (is_table()) return table()->find(token);
-  for (std::uint32_t i = 0; i < size_; ++i) {
+  if (is_table()) return table_.find(token);
+  for (std::uint32_t i = 0; i < num_pairs_; ++i) {
     if (pairs_[i].token == token) return pairs_[i].node;
   }
   return kNoNode;
@@ -41,39 +35,42 @@ NodeId Children::find(Token token) const {
 
 void Children::set(Token token, NodeId node) {
   if (is_table()) {
-    table()->set(token, node);
+    table_.set(token, node);
     return;
   }
-  for (std::uint32_t i = 0; i < size_; ++i) {
+  for (std::uint32_t i = 0; i < num_pairs_; ++i) {
     if (pairs_[i].token == token) {
       pairs_[i].node = node;
       return;
     }
   }
-  if (size_ < kInPlace) {
-    pairs_[size_++] = {token, node};
+  if (num_pairs_ < kInPlace) {
+    pairs_[num_pairs_++] = {token, node};
     return;
   }
-  auto map = std::make_unique<FlatMap>();
-  for (const Pair& pair : pairs_) map->set(pair.token, pair.node);
-  map->set(token, node);
-  hold(std::move(map));
+  FlatMap table;
+  for (const Pair& pair : pairs_) table.set(pair.token, pair.node);
+  table.set(token, node);
+  std::construct_at(&table_, std::move(table));
+  num_pairs_ = kTable;
 }
 
 void Children::erase(Token token) {
   if (!is_table()) {
-    for (std::uint32_t i = 0; i < size_; ++i) {
+    for (std::uint32_t i = 0; i < num_pairs_; ++i) {
       if (pairs_[i].token != token) continue;
-      pairs_[i] = pairs_[--size_];
+      pairs_[i] = pairs_[--num_pairs_];
       return;
     }
     return;
   }
-  table()->erase(token);
-  if (table()->size() > kInPlace) return;
-  const std::unique_ptr<FlatMap> map(table());
-  size_ = 0;
-  map->for_each([&](Token key, NodeId node) { pairs_[size_++] = {key, node}; });
+  table_.erase(token);
+  if (table_.size() > kInPlace) return;
+  const FlatMap table = std::move(table_);
+  std::destroy_at(&table_);
+  std::construct_at(&pairs_);
+  num_pairs_ = 0;
+  table.for_each([&](Token key, NodeId node) { pairs_[num_pairs_++] = {key, node}; });
 }
 
 NodeId Children::any() const {

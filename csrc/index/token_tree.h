@@ -24,7 +24,7 @@ namespace radixkv {
 // The children of one node by first token: two in place, more in a table.
 class Children {
  public:
-  Children() = default;
+  Children() : pairs_{} {}
   Children(Children&& other) noexcept;
   Children& operator=(Children&& other) noexcept;
   ~Children();
@@ -32,9 +32,7 @@ class Children {
   NodeId find(Token token) const;
   void set(Token token, NodeId node);
   void erase(Token token);
-  std::uint32_t size() const {
-    return is_table() ? static_cast<std::uint32_t>(table()->size()) : size_;
-  }
+  std::uint32_t size() const { return is_table() ? table_.size() : num_pairs_; }
 
   // Any one of them. REQUIRES: size() > 0.
   NodeId any() const;
@@ -42,9 +40,9 @@ class Children {
   template <class Visit>
   void for_each(Visit visit) const {
     if (is_table()) {
-      table()->for_each([&](Token, NodeId node) { visit(node); });
+      table_.for_each([&](Token, NodeId node) { visit(node); });
     } else {
-      for (std::uint32_t i = 0; i < size_; ++i) visit(pairs_[i].node);
+      for (std::uint32_t i = 0; i < num_pairs_; ++i) visit(pairs_[i].node);
     }
   }
 
@@ -54,20 +52,23 @@ class Children {
     NodeId node;
   };
   static constexpr std::uint32_t kInPlace = 2;
-
   static constexpr std::uint32_t kTable = 0xFFFFFFFFu;
 
-  bool is_table() const { return size_ == kTable; }
-  FlatMap* table() const;
-  void hold(std::unique_ptr<FlatMap> map);
+  bool is_table() const { return num_pairs_ == kTable; }
 
-  std::uint32_t size_ = 0;  // kTable: the bytes of the pairs are an owning FlatMap*
-  std::array<Pair, kInPlace> pairs_ = {};
+  // One of the two, so that a node stays one cache line.
+  union {
+    std::array<Pair, kInPlace> pairs_;
+    FlatMap table_;
+  };
+  std::uint32_t num_pairs_ = 0;  // kTable: table_ is the one
 };
 
 struct alignas(64) Node {
   TokenRun run;
-  std::uint32_t start = 0;  // position of the run's first token
+  [[no_unique_address]] Children children;
+  std::uint32_t num_pins = 0;  // pins whose last chunk ends in this node or below it
+  std::uint32_t start = 0;     // position of the run's first token
   NodeId parent = kNoNode;
   // The full chunks whose last token lies here: ids first_chunk, first_chunk + 1, … in order of
   // position, one for each span that ends in (start, end].
@@ -76,8 +77,6 @@ struct alignas(64) Node {
   // Where `end` lies inside a span: the chunk of that span, among those that end below, that a
   // match would take from each tier; else kNoChunk.
   std::array<ChunkId, kNumTiers> best = {kNoChunk, kNoChunk};
-  std::uint32_t num_pins = 0;  // pins whose last chunk ends in this node or below it
-  Children children;
 
   std::uint32_t end() const { return start + run.size(); }
 };
