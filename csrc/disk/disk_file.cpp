@@ -79,6 +79,12 @@ Superblock read_superblock(int fd, const std::string& path) {
   return *block;
 }
 
+// Some file systems take O_DIRECT when a file is opened and refuse the reads.
+bool reads_a_block(int fd) {
+  const auto block = std::make_unique<Superblock>();
+  return pread(fd, block.get(), sizeof(Superblock), 0) == static_cast<ssize_t>(sizeof(Superblock));
+}
+
 DiskShape shape_of(const Superblock& block) {
   return {block.layout_digest,  block.unit_bytes, block.chunk_tokens,
           block.capacity_units, block.world_size, block.rank};
@@ -203,9 +209,9 @@ void DiskFile::open_existing(const std::optional<Digest>& group_id) {
                             ": give disk.path another folder, or delete the file to begin anew");
   }
   group_id_ = block.group_id;
-  const int fd = open(path_.c_str(), O_RDWR | O_DIRECT | O_CLOEXEC);
-  direct_ = fd >= 0;
-  fd_ = direct_ ? FileDescriptor(fd) : open_or_fail(path_, O_RDWR);
+  fd_ = FileDescriptor(open(path_.c_str(), O_RDWR | O_DIRECT | O_CLOEXEC));
+  direct_ = fd_.is_open() && reads_a_block(fd_.get());
+  if (!direct_) fd_ = open_or_fail(path_, O_RDWR);
   wait_for_last_writes();
   struct stat status {};
   if (fstat(fd_.get(), &status) != 0) fail_errno("reading", path_, errno);

@@ -8,15 +8,19 @@
 #ifdef RADIXKV_HAVE_URING
 
 #include <liburing.h>
+#include <sys/eventfd.h>
 #include <sys/uio.h>
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 
 namespace radixkv {
 namespace {
 
 constexpr std::size_t kMaxRegisteredBytes = std::size_t{1}
                                             << 30;  // the kernel's limit for one buffer
+constexpr std::chrono::milliseconds kRetryPause(1);
 
 void check(int result, const char* what) {
   if (result < 0) throw std::system_error(-result, std::generic_category(), what);
@@ -25,7 +29,7 @@ void check(int result, const char* what) {
 class UringEngine final : public IoEngine {
  public:
   UringEngine(const IoEngineOptions& options, bool register_buffers)
-      : fd_(options.fd), registered_(options.registered) {
+      : fd_(options.fd), wakeup_fd_(options.wakeup_fd), registered_(options.registered) {
     const auto entries = static_cast<unsigned>(options.max_in_flight);
     check(io_uring_queue_init(entries, &ring_, 0), "io_uring_setup");
     const int eventfd_result = io_uring_register_eventfd(&ring_, options.wakeup_fd);
@@ -76,14 +80,11 @@ class UringEngine final : public IoEngine {
     }
     io_uring_sqe_set_data64(entry, request.tag);
     ++in_flight_;
-    int result;
-    do {
-      result = io_uring_submit(&ring_);
-    } while (result == -EINTR || result == -EAGAIN || result == -EBUSY);
-    check(result, "io_uring_enter");
+    flush();
   }
 
   void reap(std::vector<IoResult>* results) override {
+    if (io_uring_sq_ready(&ring_) > 0) flush();
     io_uring_cqe* done = nullptr;
     while (io_uring_peek_cqe(&ring_, &done) == 0) {
       results->push_back({io_uring_cqe_get_data64(done), done->res});
@@ -96,6 +97,14 @@ class UringEngine final : public IoEngine {
   bool has_registered_buffers() const override { return has_registered_buffers_; }
 
  private:
+  // A kernel that is short of memory takes nothing; then the owner is woken to reap, which tries
+  // again.
+  void flush() {
+    if (io_uring_submit(&ring_) >= 0) return;
+    std::this_thread::sleep_for(kRetryPause);
+    eventfd_write(wakeup_fd_, 1);
+  }
+
   int register_pool() {
     std::vector<iovec> buffers;
     for (std::size_t at = 0; at < registered_.size(); at += kMaxRegisteredBytes) {
@@ -116,6 +125,7 @@ class UringEngine final : public IoEngine {
   }
 
   const int fd_;
+  const int wakeup_fd_;
   const std::span<std::byte> registered_;
   io_uring ring_{};
   int in_flight_ = 0;
