@@ -10,6 +10,7 @@ is the control plane's affair, and a command says it all.
 from __future__ import annotations
 
 import logging
+import weakref
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -143,6 +144,8 @@ class Executor:
         options.pin = pin
         native_disk = None if disk is None else self._native_disk_options(disk)
         self._native = _native.Executor(options, native_disk, self._log_progress)
+        # Threads must not outlive the interpreter, even if nobody closes.
+        self._end = weakref.finalize(self, self._native.close, 0.0)
         self._engine_memory: EngineMemory | None = None
         self._gpu: GpuCopies | None = None
         restored = self._native.take_restored()
@@ -297,6 +300,7 @@ class Executor:
             self._gpu.close()
             self._gpu = None
         self._native.close(drain_s)
+        self._end.detach()
         self._engine_memory = None
 
     def _native_disk_options(self, disk: DiskOptions) -> _native.DiskOptions:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -268,3 +271,35 @@ def test_close_wakes_who_waits(executor):
     thread.join(TIMEOUT_S)
 
     assert not thread.is_alive()
+
+
+def test_a_wait_without_end_does_not_overflow(executor):
+    executor.submit(Store(1, chunk(executor, 0), slots_from(0, 64)))
+    executor.wait(float("inf"))
+    executor.submit(Load(2, chunk(executor, 0), slots_from(0, 64)))
+
+    assert executor.poll()[0].command_id == 1
+    assert executor.wait_layer(2, 0, float("inf"))
+
+
+NEVER_CLOSED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from dataplane import path_of_chunks, slots_from, store
+from radixkv.commands import Fetch, Load
+from test_disk_faults import open_tier
+
+executor = open_tier(sys.argv[2])
+chunks = path_of_chunks(executor, list(range(8)))
+store(executor, chunks, slots_from(0, 512))
+executor.submit(Fetch(9, chunks))
+executor.submit(Load(10, chunks, slots_from(0, 512)))
+"""
+
+
+def test_a_process_may_end_without_closing(tmp_path):
+    command = [sys.executable, "-c", NEVER_CLOSED, Path(__file__).parent, tmp_path]
+
+    done = subprocess.run(command, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr

@@ -43,10 +43,12 @@ std::span<const ChunkRef> view_chunks(const py::array& chunks) {
   return {static_cast<const ChunkRef*>(chunks.data()), static_cast<std::size_t>(chunks.size())};
 }
 
+// About three years at most: far, and far from overflowing a clock.
+double bounded(double seconds) { return std::clamp(seconds, 0.0, 1e8); }
+
 CompletionQueue::Clock::duration timeout(double seconds) {
-  // About three years: far, and far from overflowing.
-  const std::chrono::duration<double> bounded(std::clamp(seconds, 0.0, 1e8));
-  return std::chrono::duration_cast<CompletionQueue::Clock::duration>(bounded);
+  return std::chrono::duration_cast<CompletionQueue::Clock::duration>(
+      std::chrono::duration<double>(bounded(seconds)));
 }
 
 void translate_tier_failure(std::exception_ptr pointer) {
@@ -249,8 +251,12 @@ void bind_executor(py::module_& module) {
       .def(
           "wait", [](Executor& self, double timeout_s) { self.wait(timeout(timeout_s)); },
           "timeout_s"_a, py::call_guard<py::gil_scoped_release>())
-      .def("wait_layer", &Executor::wait_layer, "command_id"_a, "layer"_a, "timeout_s"_a,
-           py::call_guard<py::gil_scoped_release>())
+      .def(
+          "wait_layer",
+          [](Executor& self, std::int64_t command_id, std::int64_t layer, double timeout_s) {
+            return self.wait_layer(command_id, layer, bounded(timeout_s));
+          },
+          "command_id"_a, "layer"_a, "timeout_s"_a, py::call_guard<py::gil_scoped_release>())
       .def("layers_done", &Executor::layers_done, "command_id"_a)
       .def(
           "kind_stats",
@@ -272,7 +278,9 @@ void bind_executor(py::module_& module) {
             self.inject_fault({kind, nth, fail, delay_s});
           },
           "kind"_a, "nth"_a, "fail"_a, "delay_s"_a)
-      .def("close", &Executor::close, "drain_s"_a, py::call_guard<py::gil_scoped_release>());
+      .def(
+          "close", [](Executor& self, double drain_s) { self.close(bounded(drain_s)); },
+          "drain_s"_a, py::call_guard<py::gil_scoped_release>());
 }
 
 }  // namespace radixkv::bind
