@@ -29,14 +29,21 @@ build() { # folder, sanitizers
   ln -sfn "$PWD/$1"/_native*.so "$1/packages/radixkv/"
 }
 
+# A sanitizer's runtime comes before all else, and libstdc++ with it, whose throw it intercepts. Its
+# report goes to a file: pytest holds back what a process writes before it is ended.
 run() { # folder, runtime, arguments for pytest
-  local folder=$1 runtime
-  runtime=$(c++ -print-file-name="lib$2.so")
+  local folder=$1 runtime report=$PWD/$1/report options
+  runtime="$(c++ -print-file-name="lib$2.so") $(c++ -print-file-name=libstdc++.so)"
+  options=halt_on_error=1:print_stacktrace=1:log_path=$report
   shift 2
+  rm -f "$report".*
   printf '[sanitize] tests with %s\n' "$folder" >&2
   LD_PRELOAD=$runtime PYTHONMALLOC=malloc PYTHONPATH=$folder/packages:$packages \
-    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1 \
-    "${fixed_addresses[@]}" "$python" -S -P -m pytest -p no:cacheprovider -m "$fast" "$@"
+    ASAN_OPTIONS=detect_leaks=0:$options UBSAN_OPTIONS=$options TSAN_OPTIONS=$options \
+    "${fixed_addresses[@]}" "$python" -S -P -m pytest -p no:cacheprovider -m "$fast" "$@" || {
+    cat "$report".* >&2 2>/dev/null || true
+    exit 1
+  }
 }
 
 build build/asan address,undefined
