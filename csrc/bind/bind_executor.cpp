@@ -193,23 +193,8 @@ void bind_inspection(py::module_& module) {
       .def("verify", &Inspection::verify, "index"_a, py::call_guard<py::gil_scoped_release>());
 }
 
-}  // namespace
-
-void bind_executor(py::module_& module) {
-  py::register_exception_translator(&translate_tier_failure);
-  bind_options(module);
-  bind_inspection(module);
-
-  py::enum_<CommandKind>(module, "CommandKind")
-      .value("STORE", CommandKind::kStore)
-      .value("LOAD", CommandKind::kLoad)
-      .value("SPILL", CommandKind::kSpill)
-      .value("FETCH", CommandKind::kFetch)
-      .value("CLEAR", CommandKind::kClear);
-
-  py::class_<Executor>(module, "Executor")
-      .def(py::init(&make_executor), "options"_a, "disk"_a, "progress"_a)
-      .def("attach", &attach, "addresses"_a.noconvert(), "strides"_a.noconvert(), "num_slots"_a)
+void bind_submits(py::class_<Executor>& executor) {
+  executor.def("attach", &attach, "addresses"_a.noconvert(), "strides"_a.noconvert(), "num_slots"_a)
       .def(
           "submit_copy",
           [](Executor& self, CommandKind kind, std::int64_t command_id, const py::array& chunks,
@@ -244,7 +229,11 @@ void bind_executor(py::module_& module) {
           [](Executor& self, CommandKind kind, std::int64_t command_id, const py::array& chunks) {
             self.submit_disk(kind, command_id, view_chunks(chunks));
           },
-          "kind"_a, "command_id"_a, "chunks"_a.noconvert())
+          "kind"_a, "command_id"_a, "chunks"_a.noconvert());
+}
+
+void bind_waits(py::class_<Executor>& executor) {
+  executor
       .def(
           "poll", [](Executor& self, std::size_t max) { return to_tuples(self.poll(max)); },
           "max"_a)
@@ -258,6 +247,13 @@ void bind_executor(py::module_& module) {
           },
           "command_id"_a, "layer"_a, "timeout_s"_a, py::call_guard<py::gil_scoped_release>())
       .def("layers_done", &Executor::layers_done, "command_id"_a)
+      .def(
+          "close", [](Executor& self, double drain_s) { self.close(bounded(drain_s)); },
+          "drain_s"_a, py::call_guard<py::gil_scoped_release>());
+}
+
+void bind_facts(py::class_<Executor>& executor) {
+  executor
       .def(
           "kind_stats",
           [](const Executor& self, CommandKind kind) { return to_dict(self.kind_stats(kind)); },
@@ -277,10 +273,28 @@ void bind_executor(py::module_& module) {
           [](Executor& self, CommandKind kind, std::int64_t nth, bool fail, double delay_s) {
             self.inject_fault({kind, nth, fail, delay_s});
           },
-          "kind"_a, "nth"_a, "fail"_a, "delay_s"_a)
-      .def(
-          "close", [](Executor& self, double drain_s) { self.close(bounded(drain_s)); },
-          "drain_s"_a, py::call_guard<py::gil_scoped_release>());
+          "kind"_a, "nth"_a, "fail"_a, "delay_s"_a);
+}
+
+}  // namespace
+
+void bind_executor(py::module_& module) {
+  py::register_exception_translator(&translate_tier_failure);
+  bind_options(module);
+  bind_inspection(module);
+
+  py::enum_<CommandKind>(module, "CommandKind")
+      .value("STORE", CommandKind::kStore)
+      .value("LOAD", CommandKind::kLoad)
+      .value("SPILL", CommandKind::kSpill)
+      .value("FETCH", CommandKind::kFetch)
+      .value("CLEAR", CommandKind::kClear);
+
+  py::class_<Executor> executor(module, "Executor");
+  executor.def(py::init(&make_executor), "options"_a, "disk"_a, "progress"_a);
+  bind_submits(executor);
+  bind_waits(executor);
+  bind_facts(executor);
 }
 
 }  // namespace radixkv::bind
