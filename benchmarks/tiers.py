@@ -217,8 +217,8 @@ def fio(path: Path, direction: str, block: str, depth: int, registered: int) -> 
         "rw": f"rand{direction}",
         "bs": block,
         "iodepth": depth,
-        "fixedbufs": registered,
         "ioengine": "io_uring",
+        "fixedbufs": registered,  # known only once the engine is
         "direct": 1,
         "end_fsync": 1,
         "output-format": "json",
