@@ -201,6 +201,21 @@ def test_a_failed_spill_is_not_tried_again_unless_asked():
     assert index.stats().disk.failed_chunks == 2
 
 
+def test_a_tail_that_disk_has_within_a_longer_chunk_is_spilled_once():
+    index = make_index(chunk_tokens=8, disk_chunks=100)
+    index.insert(tokens("abcdefgh"))
+    spill_all(index)
+    index.evict("memory", 100 * CHUNK_BYTES)
+    index.insert(tokens("abcdXY"))
+    chunks, *_ = index.reserve_spill(1)
+    assert chunks["num_tokens"].tolist() == [6]
+
+    index.complete_spill(chunks, 1)
+
+    assert index.stats().disk.ready_chunks == 1
+    assert len(index.reserve_spill(1)[0]) == 0
+
+
 def test_a_full_disk_says_what_is_missing_and_goes_on_after_eviction():
     index = make_index(disk_chunks=1)
     index.insert(tokens("aa"), time=1)

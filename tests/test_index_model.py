@@ -211,7 +211,10 @@ class IndexMachine(ComparedIndex):
         for i, (ref, chunk) in enumerate(zip(command.refs, command.chunks, strict=True)):
             self.model.end_reading(chunk, MEMORY, int(ref["memory_offset"]))
             if self.model.can_spill(chunk):
-                chunk.no_spill = i >= num_ok and not retry
+                is_covered = not self.model.is_full(chunk) and (
+                    self.model.cover(chunk, DISK) >= self.model.least_cover(chunk)
+                )
+                chunk.no_spill = is_covered if i < num_ok else not retry
                 chunk.spill_due = True
 
     @precondition(lambda self: self.on_disk_only())
