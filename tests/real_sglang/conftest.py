@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from prompts import Workload, make_workload
+from sglang_harness import ServerConfig, SGLangServer
 from sglang_models import write_deepseek, write_llama
 
 
@@ -20,3 +24,24 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The tiny models by the kind of attention that they have."""
     folder = tmp_path_factory.mktemp("models")
     return {"mha": write_llama(folder / "llama"), "mla": write_deepseek(folder / "deepseek")}
+
+
+@pytest.fixture(scope="session")
+def workload_for(
+    models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Workload]:
+    """Gives the prompts for a kind of attention, with what a server without cache answers."""
+
+    @functools.cache
+    def make(attention: str) -> Workload:
+        config = ServerConfig(
+            model=models[attention],
+            log=tmp_path_factory.mktemp("reference") / "server.log",
+            cache="none",
+            device_tokens=16384,
+            max_running_requests=16,
+        )
+        with SGLangServer(config) as reference:
+            return make_workload(reference)
+
+    return make

@@ -32,8 +32,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# SGLang says both when it starts, in either order: the engine is ready, and the port is open.
-READY_LINES = (b"The server is fired up and ready to roll!", b"Uvicorn running on")
+# SGLang says this when its engine is ready; its port opens a little before or after.
+READY_LINE = b"The server is fired up and ready to roll!"
+ENVIRONMENT = {
+    # Byte code is kept: without it an engine takes three times as long to start.
+    "PYTHONDONTWRITEBYTECODE": "",
+    # The models are tiny; threads would only wait for each other.
+    "OMP_NUM_THREADS": "1",
+}
 START_TIMEOUT_S = 240.0
 CALL_TIMEOUT_S = 120.0
 
@@ -41,7 +47,7 @@ CacheName = Literal["none", "radix", "radixkv"]
 
 
 class ServerError(Exception):
-    """The server died, hung or answered with an error; the text ends with the end of its log."""
+    """The server died, hung or answered with an error; the end of its log comes with it."""
 
 
 def engine_python(name: str) -> Path:
@@ -80,7 +86,8 @@ class ServerConfig:
             *("--host", "127.0.0.1", "--port", str(port), "--skip-server-warmup"),
             *("--device", "cpu", "--attention-backend", "torch_native"),
             *("--sampling-backend", "pytorch", "--grammar-backend", "none"),
-            *("--disable-cuda-graph", "--random-seed", "1", "--log-level", "info"),
+            *("--disable-cuda-graph", "--random-seed", "1"),
+            *("--log-level", "info", "--log-level-http", "warning"),
             *("--page-size", str(self.page_size), "--tp-size", str(self.tp_size)),
             *("--max-total-tokens", str(self.device_tokens)),
             *("--context-length", str(self.context_length)),
@@ -129,6 +136,20 @@ class Generation:
         )
 
 
+def write_radixkv_config(
+    folder: Path, *, memory_bytes: int, disk_bytes: int = 256 << 20, durable: str = "none"
+) -> Path:
+    """A configuration with memory and disk; the disk tier lies in `folder`/disk.
+
+    Unless durability is tested, writes count as done without the wait for a shared sync.
+    """
+    path = folder / "radixkv.yaml"
+    disk = {"path": str(folder / "disk"), "size": f"{disk_bytes}B", "durable": durable}
+    document = {"memory": {"size": f"{memory_bytes}B"}, "disk": disk}
+    path.write_text(json.dumps(document))  # JSON is YAML
+    return path
+
+
 def free_port() -> int:
     """A port that the system gives to nobody by itself: those above are for outgoing connections.
 
@@ -158,8 +179,7 @@ class SGLangServer:
             [*self._with_our_death(), *config.command(python, self._port)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            # Byte code is kept: without it an engine takes three times as long to start.
-            env=os.environ | {"PYTHONDONTWRITEBYTECODE": ""} | dict(config.environment),
+            env=os.environ | ENVIRONMENT | dict(config.environment),
             start_new_session=True,
         )
         self._reader = threading.Thread(target=self._copy_log, daemon=True)
@@ -209,8 +229,8 @@ class SGLangServer:
         deadline = time.monotonic() + timeout_s
         while True:
             states = self.probe()
-            caches = [state["cache_state"] or {} for state in states]
-            if all(s["idle"] for s in states) and not any(c.get("in_flight") for c in caches):
+            num_in_flight = sum(state.get("radixkv", {}).get("in_flight", 0) for state in states)
+            if all(state["idle"] for state in states) and num_in_flight == 0:
                 return states
             if time.monotonic() > deadline:
                 self._fail(f"not idle after {timeout_s} s: {states}")
@@ -287,12 +307,10 @@ class SGLangServer:
         """Copies the server's output to its log. It ends when the last process has ended."""
         assert self._process.stdout is not None
         self.config.log.parent.mkdir(parents=True, exist_ok=True)
-        awaited = set(READY_LINES)
         with self.config.log.open("ab", buffering=0) as log, self._process.stdout as output:
             for line in output:
                 log.write(line)
-                awaited -= {text for text in awaited if text in line}
-                if not awaited:
+                if READY_LINE in line:
                     self._ready.set()
         self._gone.set()
         self._ready.set()
@@ -300,8 +318,13 @@ class SGLangServer:
     def _await_start(self) -> None:
         if not self._ready.wait(START_TIMEOUT_S):
             self._fail(f"not ready after {START_TIMEOUT_S} s")
-        if self._gone.is_set():
-            self._fail("the server died while starting")
+        deadline = time.monotonic() + 30.0
+        while not self._gone.is_set() and time.monotonic() < deadline:
+            with contextlib.suppress(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", self._port), timeout=10).close()
+                return
+            self._gone.wait(0.05)
+        self._fail("the server died while starting")
 
     def _fail(self, what: str) -> None:
         """Shows where every process stands, kills them and raises."""
@@ -309,4 +332,4 @@ class SGLangServer:
             os.killpg(self._process.pid, signal.SIGUSR2)  # faulthandler: stacks go to the log
             self._gone.wait(3.0)
         self.kill()
-        raise ServerError(f"{what}\n{self.log_tail(200)}")
+        raise ServerError(f"{self.log_tail(200)}\n{what}")

@@ -186,6 +186,13 @@ DEEPSEEK_CONFIG: dict[str, Any] = COMMON_CONFIG | {
 }
 
 
+# Bytes of KV of one token, in float32, by the kind of attention.
+KV_BYTES_PER_TOKEN = {
+    "mha": LLAMA_CONFIG["num_hidden_layers"] * 2 * LLAMA_CONFIG["num_key_value_heads"] * 32 * 4,
+    "mla": DEEPSEEK_CONFIG["num_hidden_layers"] * (64 + 16) * 4,
+}
+
+
 def write_model(folder: Path, config: Mapping[str, Any], weights: Weights) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2))

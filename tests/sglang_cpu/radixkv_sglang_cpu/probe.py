@@ -5,13 +5,15 @@ the scheduler process knows at that moment and, independent of SGLang's own acco
 seen going by since the last probe: the tokens that each request gave to the model's forward, and
 the calls that reached the tree cache.
 
-radixkv is not imported. A tree cache that has a method `debug_state()` (of plain values) is asked.
+What radixkv itself knows is added by `inside_radixkv.py`, where the tree cache is radixkv's.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import Any
+
+from . import inside_radixkv
 
 # The calls through which a cache outside the GPU lives. Counted on whatever tree cache is there.
 CACHE_CALLS = (
@@ -43,8 +45,9 @@ def count_forward(_runner: Any, forward_batch: Any, *_: Any, **__: Any) -> None:
     prefilled_tokens.update(shares)
 
 
-def count_cache_calls(_result: None, scheduler: Any, *_: Any, **__: Any) -> None:
+def watch_cache(_result: None, scheduler: Any, *_: Any, **__: Any) -> None:
     """After Scheduler.__init__: counts each call of CACHE_CALLS on its way to the cache."""
+    import torch.distributed
 
     def counted(name: str, call: Any) -> Any:
         def forward(*args: Any, **kwargs: Any) -> Any:
@@ -54,6 +57,9 @@ def count_cache_calls(_result: None, scheduler: Any, *_: Any, **__: Any) -> None
         return forward
 
     cache = scheduler.tree_cache
+    rank = torch.distributed.get_rank(scheduler.tp_cpu_group)
+    if inside_radixkv.is_radixkv(cache):
+        scheduler.radixkv_ticks = inside_radixkv.watch(cache, rank)
     for name in CACHE_CALLS:
         if hasattr(cache, name):
             setattr(cache, name, counted(name, getattr(cache, name)))
@@ -65,7 +71,7 @@ def look_inside(scheduler: Any) -> dict[str, Any]:
     from sglang.srt.utils.common import cpu_has_amx_support
 
     cache = scheduler.tree_cache
-    state = {
+    state: dict[str, Any] = {
         "rank": torch.distributed.get_rank(scheduler.tp_cpu_group),
         "cache": type(cache).__name__,
         "uses_amx_kernels": cpu_has_amx_support(),
@@ -78,8 +84,9 @@ def look_inside(scheduler: Any) -> dict[str, Any]:
         "protected_slots": cache.protected_size(),
         "prefilled_tokens": dict(prefilled_tokens),
         "cache_calls": dict(cache_calls),
-        "cache_state": cache.debug_state() if hasattr(cache, "debug_state") else None,
     }
+    if inside_radixkv.is_radixkv(cache):
+        state["radixkv"] = inside_radixkv.describe(cache, scheduler.radixkv_ticks)
     prefilled_tokens.clear()
     cache_calls.clear()
     return state
@@ -102,5 +109,5 @@ def install() -> None:
     scheduler = "sglang.srt.managers.scheduler.Scheduler"
     forward = "sglang.srt.model_executor.model_runner.ModelRunner.forward"
     HookRegistry.register(forward, count_forward, HookType.BEFORE)
-    HookRegistry.register(f"{scheduler}.__init__", count_cache_calls, HookType.AFTER)
+    HookRegistry.register(f"{scheduler}.__init__", watch_cache, HookType.AFTER)
     HookRegistry.register(f"{scheduler}.get_internal_state", add_probe, HookType.AFTER)

@@ -1,0 +1,102 @@
+"""Looks into radixkv's tree cache, and makes its transfers go wrong where a test asks for it.
+
+Used only where the tree cache is radixkv's; nothing here is needed to run SGLang.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import random
+from typing import Any
+
+# "rank:seed": on this rank, transfers are failed and delayed at random.
+FAULTS_VARIABLE = "RADIXKV_TEST_FAULTS"
+FAULT_PROBABILITY = 0.2
+LONGEST_DELAY_S = 0.05
+
+
+class TickDigest:
+    """One number for the states of all ticks so far: equal on ranks that agreed in each of them."""
+
+    def __init__(self) -> None:
+        self.num_ticks = 0
+        self.digest = b""
+
+    def add(self, cache: Any) -> None:
+        state = repr(cache._kv.planner.index.state_hash()).encode()
+        self.digest = hashlib.sha256(self.digest + state).digest()
+        self.num_ticks += 1
+
+
+class RandomFaults:
+    """Fails or delays a transfer now and then, from a seeded stream.
+
+    Loads are only delayed: once a request is admitted its load cannot fail without ending it.
+    """
+
+    def __init__(self, executor: Any, seed: int) -> None:
+        self._executor = executor
+        self._rng = random.Random(seed)
+
+    def maybe_inject(self) -> None:
+        from radixkv import Fetch, Load, Spill, Store
+
+        if self._rng.random() > FAULT_PROBABILITY:
+            return
+        kind = self._rng.choice([Store, Load, Spill, Fetch])
+        fail = kind is not Load and self._rng.random() < 0.5
+        delay_s = self._rng.uniform(0, LONGEST_DELAY_S)
+        self._executor.inject_fault(kind, fail=fail, delay_s=delay_s)
+
+
+def is_radixkv(cache: Any) -> bool:
+    return type(cache).__module__.startswith("sglang_ext.")
+
+
+def watch(cache: Any, rank: int) -> TickDigest:
+    """Follows the cache's ticks from now on."""
+    digest = TickDigest()
+    faults = None
+    wanted_rank, _, seed = os.environ.get(FAULTS_VARIABLE, "").partition(":")
+    if wanted_rank == str(rank):
+        faults = RandomFaults(cache._kv.executor, int(seed))
+    tick = cache.check_hicache_events
+
+    def watched() -> None:
+        if faults is not None:
+            faults.maybe_inject()
+        tick()
+        digest.add(cache)
+
+    cache.check_hicache_events = watched
+    return digest
+
+
+def describe(cache: Any, digest: TickDigest) -> dict[str, Any]:
+    """What the planner knows, in plain values. Checks the index's invariants on the way."""
+    planner = cache._kv.planner
+    planner.index.check_invariants()
+    stats = planner.index.stats()
+    tiers = {
+        name: {
+            "ready_chunks": tier.ready_chunks,
+            "writing_chunks": tier.writing_chunks,
+            "uses": tier.uses,
+            "used_units": tier.used_units,
+            "total_units": tier.total_units,
+            "evicted_chunks": tier.evicted_chunks,
+        }
+        for name, tier in (("memory", stats.memory), ("disk", stats.disk))
+    }
+    return {
+        "in_flight": len(planner.pending_ids),
+        "pins": stats.pins,
+        "device_transfers": len(cache.ongoing_write_through) + len(cache.ongoing_load_back),
+        "restored_chunks": cache._kv.num_restored_chunks,
+        "counters": dataclasses.asdict(planner.counters),
+        "tiers": tiers,
+        "num_ticks": digest.num_ticks,
+        "tick_digest": digest.digest.hex(),
+    }
