@@ -8,7 +8,7 @@ VENV := .venvs/dev
 BIN := $(CURDIR)/$(VENV)/bin
 NATIVE_SOURCES := $(shell find csrc -type f)
 PACKAGE_FILES := pyproject.toml $(NATIVE_SOURCES)
-BENCHMARKS = $(filter-out harness,$(basename $(notdir $(wildcard benchmarks/*.py))))
+BENCHMARKS = $(filter-out harness gpu_engine,$(basename $(notdir $(wildcard benchmarks/*.py))))
 FORMATTED_CPP = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 $(VENV)/.ready: .ci/bootstrap pyproject.toml
@@ -22,7 +22,7 @@ $(VENV)/.built: $(VENV)/.ready $(PACKAGE_FILES)
 
 .PHONY: help
 help:  ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 11
 
 .PHONY: build
 build: $(VENV)/.built  ## Make .venvs/dev and build radixkv into it

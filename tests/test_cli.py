@@ -203,6 +203,42 @@ def test_doctor_prints_advice_below_a_finding(healthy, tmp_path):
     assert "→ as root: echo advise" in result.output
 
 
+class FakeDriver:
+    """As much of the CUDA driver as the doctor asks for."""
+
+    def __init__(self, error: int = 0) -> None:
+        self.error = error
+
+    def cuInit(self, flags):  # noqa: N802
+        return self.error
+
+    def cuDriverGetVersion(self, version):  # noqa: N802
+        version._obj.value = 12080
+
+    def cuDeviceGetCount(self, count):  # noqa: N802
+        count._obj.value = 2
+
+
+def test_doctor_says_what_the_driver_offers(healthy, monkeypatch):
+    monkeypatch.setattr(check_memory.ctypes, "CDLL", lambda *names, **options: FakeDriver())
+    monkeypatch.setitem(sys.modules, "radixkv._cuda", None)
+
+    found, exit_code = findings("--config", healthy)
+
+    assert found["CUDA driver"]["finding"] == "for CUDA 12.8, 2 device(s)"
+    assert found["GPU copies"]["advice"] == "put nvcc on the PATH and install radixkv again"
+    assert exit_code == 1
+
+
+def test_doctor_fails_where_the_driver_does(healthy, monkeypatch):
+    monkeypatch.setattr(check_memory.ctypes, "CDLL", lambda *names, **options: FakeDriver(999))
+
+    found, exit_code = findings("--config", healthy)
+
+    assert (exit_code, found["CUDA driver"]["status"]) == (1, "fail")
+    assert "error 999" in found["CUDA driver"]["finding"]
+
+
 def test_doctor_fails_where_memory_is_too_small(healthy):
     healthy.write_text("memory: {size: 9GiB}\n")
 

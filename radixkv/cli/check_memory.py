@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import re
 from pathlib import Path
 
-from radixkv.cli.checks import Check, fail, ok, warn
+from radixkv.cli.checks import Check, Status, fail, ok, warn
 from radixkv.config import CacheConfig
 from radixkv.units import KIB, approximate_size
 
@@ -16,7 +17,7 @@ MEMINFO = Path("/proc/meminfo")
 
 def check_memory(config: CacheConfig) -> list[Check]:
     """Everything that the memory tier rests on."""
-    return [_check_room(config), _check_hugepages(config), _check_driver()]
+    return [_check_room(config), _check_hugepages(config), *_check_gpu()]
 
 
 def _check_room(config: CacheConfig) -> Check:
@@ -45,13 +46,18 @@ def _check_hugepages(config: CacheConfig) -> Check:
     return ok("huge pages", f"for shared memory: {mode[1]}")
 
 
+def _check_gpu() -> list[Check]:
+    driver = _check_driver()
+    return [driver, _check_gpu_copies()] if driver.status is Status.OK else [driver]
+
+
 def _check_driver() -> Check:
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
         return warn(
             "CUDA driver",
-            "none found: memory is not pinned, copies stay on the CPU",
+            "none found: only engines on the CPU can be served",
             "on a GPU host install NVIDIA's driver; in a container start it with --gpus all",
         )
     code = driver.cuInit(0)
@@ -62,3 +68,16 @@ def _check_driver() -> Check:
     driver.cuDeviceGetCount(ctypes.byref(count))
     cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"
     return ok("CUDA driver", f"for CUDA {cuda}, {count.value} device(s)")
+
+
+def _check_gpu_copies() -> Check:
+    """Whether radixkv has its CUDA part, and whether that can use this GPU."""
+    name = "GPU copies"
+    try:
+        reason = importlib.import_module("radixkv._cuda").why_unavailable()
+    except ImportError:
+        finding = "radixkv was built without CUDA: an engine on a GPU is refused"
+        return fail(name, finding, "put nvcc on the PATH and install radixkv again")
+    if reason:
+        return fail(name, str(reason), "see what nvidia-smi says")
+    return ok(name, "the CUDA part is there and works")
