@@ -229,8 +229,7 @@ def fio(path: Path, direction: str, block: str, depth: int, registered: int) -> 
 
 
 def measure_disk(folder: Path) -> None:
-    # A full second behind the last write would be counted as writing: groups close sooner here.
-    options = DiskOptions(folder / "kv", int(PAYLOAD_BYTES * 1.02), sync_interval_s=0.02)
+    options = DiskOptions(folder / "kv", int(PAYLOAD_BYTES * 1.02))
     with Executor(LAYOUT, memory_bytes=PAYLOAD_BYTES, disk=options) as executor:
         case = DiskCase(executor)
         cases: dict[str, Callable[[], float]] = {"write": case.write, "read": case.read}

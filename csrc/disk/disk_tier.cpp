@@ -158,7 +158,7 @@ void DiskTier::take_results() {
 
 // Begins a sync when one is due; at the end there is no reason to wait for more.
 void DiskTier::keep_promises() {
-  const auto due = sync_.deadline();
+  const auto due = sync_.deadline(!writes_.idle());
   if (!due) return;
   bool closing = false;
   {
@@ -185,7 +185,7 @@ bool DiskTier::wind_down() {
 
 void DiskTier::wait_for_work() {
   Clock::time_point until = Clock::time_point::max();
-  if (const auto due = sync_.deadline()) until = *due;
+  if (const auto due = sync_.deadline(!writes_.idle())) until = *due;
   {
     const std::lock_guard lock(mutex_);
     if (closing_) until = std::min(until, std::max(drain_until_, Clock::now() + seconds(0.01)));
