@@ -21,13 +21,13 @@ py::array_t<Value> column(const std::vector<RecoveredChunk>& chunks, Field field
   return array;
 }
 
-py::array_t<Token> all_tokens(const std::vector<RecoveredChunk>& chunks) {
+py::array_t<Token> all_tokens(const RecoveredChunks& recovered) {
   std::size_t num_tokens = 0;
-  for (const RecoveredChunk& chunk : chunks) num_tokens += chunk.tokens.size();
+  for (const RecoveredChunk& chunk : recovered.chunks) num_tokens += chunk.entry.num_tokens;
   py::array_t<Token> array(static_cast<py::ssize_t>(num_tokens));
   Token* out = array.mutable_data();
-  for (const RecoveredChunk& chunk : chunks) {
-    out = std::copy(chunk.tokens.begin(), chunk.tokens.end(), out);
+  for (const RecoveredChunk& chunk : recovered.chunks) {
+    out = std::copy_n(recovered.tokens.data() + chunk.token_begin, chunk.entry.num_tokens, out);
   }
   return array;
 }
@@ -66,7 +66,7 @@ Fields restored_fields(const RecoveredChunks& recovered, const Digest& group_id)
       column<std::int64_t>(chunks, [](const Chunk& c) { return c.parent_index; });
   fields["num_tokens"] =
       column<std::uint16_t>(chunks, [](const Chunk& c) { return c.entry.num_tokens; });
-  fields["tokens"] = all_tokens(chunks);
+  fields["tokens"] = all_tokens(recovered);
   fields["disk_offset"] =
       column<std::uint32_t>(chunks, [](const Chunk& c) { return c.entry.disk_offset; });
   fields["num_units"] =

@@ -31,6 +31,7 @@ struct DigestHash {
 
 struct Scan {
   std::vector<RecoveredChunk> chunks;
+  std::vector<Token> tokens;
   std::vector<std::uint32_t> dropped_slots;
   DropCounts dropped;
 };
@@ -73,12 +74,14 @@ void read_headers(int fd, std::int64_t offset, std::int64_t num_bytes, ChunkHead
   std::memset(bytes + done, 0, static_cast<std::size_t>(num_bytes - done));
 }
 
-RecoveredChunk keep(const ChunkHeader& header, std::uint32_t slot) {
-  RecoveredChunk chunk;
+void keep(const ChunkHeader& header, std::uint32_t slot, Scan* scan) {
+  RecoveredChunk& chunk = scan->chunks.emplace_back();
   chunk.slot = slot;
   chunk.sequence = header.sequence;
   chunk.parent_key = header.parent_key;
-  chunk.tokens.assign(header.tokens.begin(), header.tokens.begin() + header.num_tokens);
+  chunk.token_begin = scan->tokens.size();
+  scan->tokens.insert(scan->tokens.end(), header.tokens.begin(),
+                      header.tokens.begin() + header.num_tokens);
   DiskEntry& entry = chunk.entry;
   entry.state = DiskEntry::State::kReady;
   entry.num_units = header.num_units;
@@ -88,7 +91,6 @@ RecoveredChunk keep(const ChunkHeader& header, std::uint32_t slot) {
   entry.key = header.key;
   entry.namespace_digest = header.namespace_digest;
   entry.checksum = header.payload_checksum;
-  return chunk;
 }
 
 void scan_header(const ChunkHeader& header, std::uint32_t slot, const DiskShape& shape,
@@ -96,8 +98,7 @@ void scan_header(const ChunkHeader& header, std::uint32_t slot, const DiskShape&
   const HeaderFault fault = check_header(header, shape, group_id);
   if (fault == HeaderFault::kEmpty) return;
   if (fault == HeaderFault::kNone) {
-    scan->chunks.push_back(keep(header, slot));
-    return;
+    return keep(header, slot, scan);
   }
   scan->dropped_slots.push_back(slot);
   if (fault == HeaderFault::kTorn) ++scan->dropped.torn;
@@ -105,8 +106,12 @@ void scan_header(const ChunkHeader& header, std::uint32_t slot, const DiskShape&
   if (fault == HeaderFault::kKey) ++scan->dropped.wrong_key;
 }
 
-void merge(Scan&& part, Scan* whole) {
-  std::move(part.chunks.begin(), part.chunks.end(), std::back_inserter(whole->chunks));
+void merge(const Scan& part, Scan* whole) {
+  for (RecoveredChunk chunk : part.chunks) {
+    chunk.token_begin += whole->tokens.size();
+    whole->chunks.push_back(chunk);
+  }
+  whole->tokens.insert(whole->tokens.end(), part.tokens.begin(), part.tokens.end());
   whole->dropped_slots.insert(whole->dropped_slots.end(), part.dropped_slots.begin(),
                               part.dropped_slots.end());
   whole->dropped.torn += part.dropped.torn;
@@ -138,7 +143,7 @@ Scan scan_headers(int fd, const DiskShape& shape, const Digest& group_id) {
       error = std::current_exception();
     }
     const std::lock_guard lock(mutex);
-    merge(std::move(part), &whole);
+    merge(part, &whole);
   };
   {
     // More threads than cores: most of the time they wait for the disk.
@@ -221,6 +226,7 @@ RecoveredChunks recover(int fd, const DiskShape& shape, const Digest& group_id) 
   RecoveredChunks result;
   drop_superseded(shape, &scan);
   drop_orphans(shape, &scan, &result);
+  result.tokens = std::move(scan.tokens);
   result.dropped_slots = std::move(scan.dropped_slots);
   result.dropped = scan.dropped;
   return result;

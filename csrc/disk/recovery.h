@@ -26,7 +26,7 @@ struct RecoveredChunk {
   std::uint64_t sequence = 0;
   Digest parent_key{};
   DiskEntry entry;
-  std::vector<Token> tokens;
+  std::size_t token_begin = 0;  // into RecoveredChunks::tokens, where entry.num_tokens are its own
 };
 
 struct DropCounts {
@@ -40,6 +40,7 @@ struct DropCounts {
 
 struct RecoveredChunks {
   std::vector<RecoveredChunk> chunks;  // parents first
+  std::vector<Token> tokens;           // of all chunks, also of some that were dropped
   std::vector<Digest> namespaces;
   std::vector<std::uint32_t> dropped_slots;  // headers that are neither free nor kept
   DropCounts dropped;
