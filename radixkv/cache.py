@@ -11,6 +11,7 @@ its bytes are down.
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Self
 
@@ -23,6 +24,7 @@ from radixkv.executor import Executor
 from radixkv.group import RankGroup
 from radixkv.index import Match, PrefixHandle
 from radixkv.layout import EngineMemory, KVLayout
+from radixkv.metrics import Metrics
 from radixkv.namespace import Namespace
 from radixkv.numa import local_node
 from radixkv.planner import Planner, Prefetch, SlotSource, spill_window_bytes
@@ -125,6 +127,8 @@ class KVCache:
         self._computed_tokens = 0
         self._compute_rate = 0.0  # tokens a second
         self._fetch_rate = 0.0  # bytes a second
+        self._metrics = Metrics(rank=self._group.rank) if self.config.metrics else None
+        logging.getLogger("radixkv").setLevel(self.config.log_level.upper())
 
     def attach(self, engine: EngineMemory) -> None:
         """Name the engine memory that stores and loads are about.
@@ -264,6 +268,8 @@ class KVCache:
         Returns:
             The commands that ended since the last tick.
         """
+        if self._metrics is not None and self._metrics.is_due(time.monotonic()):
+            self.show_metrics()
         completions = self.executor.poll()
         if completions:
             self._heard |= {completion.command_id: completion for completion in completions}
@@ -282,6 +288,11 @@ class KVCache:
             self._remember(completion)
         self._submit()
         return ended
+
+    def show_metrics(self) -> None:
+        """Bring Prometheus's numbers up to date; `tick` does it once a second."""
+        if self._metrics is not None:
+            self._metrics.update(self.planner.counters, self._levels())
 
     def note_computed(self, num_tokens: int) -> None:
         """The engine has computed so many tokens of prompts since the last tick.
@@ -329,6 +340,18 @@ class KVCache:
             self._compute_rate += (rate - self._compute_rate) * (0.2 if self._compute_rate else 1)
         self._computed_tokens = 0
         return int(elapsed_s * 1e6), Rates(int(self._fetch_rate), int(self._compute_rate))
+
+    def _levels(self) -> dict[str, float]:
+        """Gauges of the tiers."""
+        stats, unit_bytes = self.planner.index.stats(), self.executor.unit_bytes
+        return {
+            "memory_used_bytes": stats.memory.used_units * unit_bytes,
+            "memory_size_bytes": stats.memory.total_units * unit_bytes,
+            "disk_used_bytes": stats.disk.used_units * unit_bytes,
+            "disk_size_bytes": stats.disk.total_units * unit_bytes,
+            "kept_tokens": stats.tokens,
+            "pins": stats.pins,
+        }
 
     def _tree(self, namespace: int | None) -> int:
         return self._default_namespace if namespace is None else namespace

@@ -1,7 +1,8 @@
 """Counters for Prometheus, where its client is installed; elsewhere nothing happens.
 
     metrics = Metrics(rank=0)
-    metrics.update(planner.counters, {"memory_used_bytes": used})  # now and then, once a second say
+    if metrics.is_due(time.monotonic()):
+        metrics.update(planner.counters, {"memory_used_bytes": used})
 
 A counter `stored` becomes `radixkv_stored_total`, a gauge `memory_used_bytes` becomes
 `radixkv_memory_used_bytes`; both carry the rank as a label. The client's own objects are used, so
@@ -15,6 +16,8 @@ import functools
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+
+INTERVAL_S = 1.0
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -32,6 +35,14 @@ class Metrics:
         self._rank = str(rank)
         self._registry = registry
         self._shown: dict[str, int] = {}
+        self._due_s = 0.0
+
+    def is_due(self, now_s: float) -> bool:
+        """True once a second, so that an engine may ask at every step."""
+        if now_s < self._due_s:
+            return False
+        self._due_s = now_s + INTERVAL_S
+        return True
 
     def update(self, counters: DataclassInstance, gauges: Mapping[str, float]) -> None:
         """Add what counters grew by since the last call, and set the gauges.
