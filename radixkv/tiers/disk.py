@@ -37,8 +37,8 @@ class DiskOptions:
         group_id: 16 bytes, the same on all ranks; a new file gets them, an old one must have
             them. None: random for a new file, whatever it has for an old one.
         sync_bytes: With "group", sync at the latest when so much was written.
-        sync_interval_s: With "group", sync at the latest so long after a write; at once when writing
-            pauses.
+        sync_interval_s: With "group", sync at the latest so long after a write; at once when
+            writing pauses.
         piece_bytes: Larger transfers are cut into pieces of this size.
         depth: Pieces in flight at a time, each way.
     """

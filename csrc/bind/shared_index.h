@@ -1,0 +1,86 @@
+// What Python holds of an index: the index with its lock, a match, and a pin.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <memory>
+#include <mutex>
+#include <shared_mutex>
+#include <utility>
+
+#include "index/radix_index.h"
+
+namespace radixkv::bind {
+
+// The index and its lock. Matches run beside each other, anything else alone. No Python object is
+// made and no GIL awaited while the lock is held: either could wait for a thread that waits for the
+// lock.
+class SharedIndex {
+ public:
+  explicit SharedIndex(const IndexConfig& config) : index_(config) {}
+
+  template <class Call>
+  auto read(Call call) const {
+    const std::shared_lock lock(mutex_);
+    return call(index_);
+  }
+
+  template <class Call>
+  auto write(Call call) {
+    const std::unique_lock lock(mutex_);
+    return call(index_);
+  }
+
+  const IndexConfig& config() const { return index_.config(); }
+
+ private:
+  mutable std::shared_mutex mutex_;
+  RadixIndex index_;
+};
+
+using IndexPointer = std::shared_ptr<SharedIndex>;
+
+// What a match found, for Python: keeps its index.
+struct PyMatch {
+  IndexPointer index;
+  Match match;
+};
+
+// A pin that ends with its object, or before by `close`.
+class PrefixHandle {
+ public:
+  PrefixHandle(IndexPointer index, Pin pin) : index_(std::move(index)), pin_(pin) {}
+  PrefixHandle(PrefixHandle&&) = default;
+  ~PrefixHandle() { close(); }
+
+  void close() {
+    const IndexPointer index = std::move(index_);
+    if (index) index->write([&](RadixIndex& native) { native.release(pin_); });
+  }
+
+  bool is_closed() const { return index_ == nullptr; }
+
+  SharedIndex& index() const {
+    require_open();
+    return *index_;
+  }
+
+  const Pin& pin() const {
+    require_open();
+    return pin_;
+  }
+
+ private:
+  void require_open() const {
+    if (index_) return;
+    const pybind11::object error =
+        pybind11::module_::import("radixkv.errors").attr("HandleClosedError");
+    PyErr_SetString(error.ptr(), "handle: expected an open one, this one was closed");
+    throw pybind11::error_already_set();
+  }
+
+  IndexPointer index_;
+  Pin pin_;
+};
+
+}  // namespace radixkv::bind
