@@ -126,8 +126,9 @@ class Generation:
         return Generation(
             rid=meta["id"],
             output_ids=answer["output_ids"],
-            prompt_tokens=meta["prompt_tokens"],
-            cached_tokens=meta["cached_tokens"],
+            # One that was aborted in the queue has neither.
+            prompt_tokens=meta.get("prompt_tokens", 0),
+            cached_tokens=meta.get("cached_tokens", 0),
             device_tokens=details.get("device", 0),
             host_tokens=details.get("host", 0),
             storage_tokens=details.get("storage") or 0,

@@ -1,0 +1,58 @@
+"""Runs inside an engine's environment: tries what radixkv refuses, and prints what was said.
+
+Reads a list of command lines from stdin. Writes two JSON objects: what each command line was
+answered with, and each kind of model or memory pool.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+from sglang.srt.mem_cache import memory_pool
+from sglang.srt.plugins import load_plugins
+from sglang.srt.server_args import prepare_server_args
+
+
+def said(call: Any, *args: Any) -> str:
+    try:
+        call(*args)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "accepted"
+
+
+def build_context(pool_type: type, **changes: Any) -> Any:
+    """As much of SGLang's context as is looked at when the cache is built."""
+    pool = object.__new__(pool_type)
+    allocator = SimpleNamespace(get_kvcache=lambda: pool)
+    params = SimpleNamespace(token_to_kv_pool_allocator=allocator, is_eagle=False)
+    context = {"is_hybrid_swa": False, "is_hybrid_ssm": False, "params": params}
+    return SimpleNamespace(**context | {"server_args": SimpleNamespace(device="cpu")} | changes)
+
+
+def main() -> None:
+    load_plugins()
+    from sglang_ext.support import check_model
+
+    arguments = {line: said(prepare_server_args, line.split()) for line in json.load(sys.stdin)}
+    graph = SimpleNamespace(prefill=SimpleNamespace(backend="full"))
+    on_gpu = SimpleNamespace(device="cuda", cuda_graph_config=graph)
+    plain = memory_pool.MHATokenToKVPool
+    contexts = {
+        "sliding window": build_context(plain, is_hybrid_swa=True),
+        "mamba": build_context(plain, is_hybrid_ssm=True),
+        "full prefill graph": build_context(plain, server_args=on_gpu),
+        "DSATokenToKVPool": build_context(memory_pool.DSATokenToKVPool),
+        "MHATokenToKVPoolFP4": build_context(memory_pool.MHATokenToKVPoolFP4),
+        "MHATokenToKVPool": build_context(plain),
+        "MLATokenToKVPool": build_context(memory_pool.MLATokenToKVPool),
+    }
+    models = {name: said(check_model, context) for name, context in contexts.items()}
+    print(json.dumps({"arguments": arguments, "models": models}))
+
+
+if __name__ == "__main__":
+    main()

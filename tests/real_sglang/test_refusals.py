@@ -1,0 +1,83 @@
+"""What radixkv does not serve ends the start, with a message that names it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sglang_harness import engine_python
+
+FLAGS = [
+    "--enable-hierarchical-cache",
+    "--hicache-storage-backend file",
+    "--enable-lmcache",
+    "--enable-flexkv",
+    "--disable-radix-cache",
+    "--speculative-algorithm NGRAM",
+    "--pp-size 2",
+    "--dp-size 2",
+    "--disaggregation-mode prefill",
+    "--enable-streaming-session",
+]
+VERSIONS = [
+    "0.5.18",
+    pytest.param("0.5.15", marks=pytest.mark.soak),
+    pytest.param("0.5.20", marks=pytest.mark.soak),
+]
+pytestmark = pytest.mark.parametrize("version", VERSIONS, scope="module")
+
+
+@pytest.fixture(scope="module")
+def said(version: str, models: dict[str, Path]) -> dict[str, Any]:
+    """One process tries everything: importing SGLang is what takes time."""
+    common = f"--model-path {models['mha']} --device cpu --radix-cache-backend radixkv"
+    script = Path(__file__).with_name("refusals.py")
+    done = subprocess.run(
+        [engine_python(f"sglang-{version}"), "-P", script],
+        input=json.dumps([common, *(f"{common} {flag}" for flag in FLAGS)]),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout.splitlines()[-1])
+    by_flag = {
+        line.removeprefix(common).strip(): text for line, text in answers["arguments"].items()
+    }
+    return {"flags": by_flag, "models": answers["models"]}
+
+
+def test_the_flag_alone_is_accepted(said: dict[str, Any]) -> None:
+    assert said["flags"][""] == "accepted"
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_a_flag_that_is_not_served_is_named(said: dict[str, Any], flag: str) -> None:
+    name = flag.split()[0]
+
+    assert said["flags"][flag].startswith("UnsupportedError: ")
+    assert name in said["flags"][flag]
+    assert "--radix-cache-backend radixkv" in said["flags"][flag]
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("sliding window", "sliding-window attention"),
+        ("mamba", "Mamba"),
+        ("full prefill graph", "prefill CUDA graph"),
+        ("DSATokenToKVPool", "DSATokenToKVPool"),
+        ("MHATokenToKVPoolFP4", "MHATokenToKVPoolFP4"),
+    ],
+)
+def test_a_model_that_is_not_served_is_named(said: dict[str, Any], model: str, words: str) -> None:
+    assert said["models"][model].startswith("UnsupportedError: ")
+    assert words in said["models"][model]
+
+
+@pytest.mark.parametrize("pool", ["MHATokenToKVPool", "MLATokenToKVPool"])
+def test_plain_attention_is_served(said: dict[str, Any], pool: str) -> None:
+    assert said["models"][pool] == "accepted"

@@ -1,0 +1,153 @@
+"""What SGLang calls and touches on the cache, and what operators do to a running server."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from prompts import Ids, random_ids
+from sglang_harness import Generation, ServerConfig, SGLangServer, write_radixkv_config
+from sglang_models import write_llama
+
+VERSIONS = [
+    "0.5.18",
+    pytest.param("0.5.15", marks=pytest.mark.soak),
+    pytest.param("0.5.20", marks=pytest.mark.soak),
+]
+pytestmark = pytest.mark.parametrize("version", VERSIONS, scope="module")
+
+
+@pytest.fixture(scope="module")
+def server(
+    version: str, models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SGLangServer]:
+    """A small device, so that prompts come from memory too; metrics are on, and so is sleeping
+    while there is no work: every test wakes the server."""
+    folder = tmp_path_factory.mktemp("surface")
+    config = ServerConfig(
+        engine=f"sglang-{version}",
+        model=models["mha"],
+        log=folder / "server.log",
+        cache="radixkv",
+        radixkv_config=write_radixkv_config(folder, memory_bytes=32 << 20),
+        overlap=True,
+        device_tokens=1500,
+        max_running_requests=2,
+        options=("--enable-metrics", "--sleep-on-idle"),
+    )
+    with SGLangServer(config) as running:
+        yield running
+
+
+@pytest.fixture
+def prompts(request: pytest.FixtureRequest) -> list[Ids]:
+    """Six prompts that share no prefix with each other nor with those of other tests."""
+    rng = random.Random(request.node.name)
+    return [random_ids(rng, 400) for _ in range(6)]
+
+
+def outputs(answers: list[Generation]) -> list[Ids]:
+    return [answer.output_ids for answer in answers]
+
+
+def test_every_call_that_we_live_on_arrives(server: SGLangServer, prompts: list[Ids]) -> None:
+    server.cache_calls.clear()
+    server.generate(prompts)
+    server.generate(prompts)
+    abort_while_queued(server, prompts)
+    server.wait_until_idle()
+
+    for call in (
+        "match_prefix",
+        "prefetch_from_storage",  # a request queues
+        "check_prefetch_progress",  # it may be held back
+        "pop_prefetch_loaded_tokens",
+        "init_load_back",  # it is admitted
+        "ready_to_load_host_cache",
+        "check_hicache_events",  # once a step
+        "cache_unfinished_req",
+        "cache_finished_req",
+        "release_aborted_request",
+    ):
+        assert server.cache_calls[call] > 0, call
+
+
+def abort_while_queued(server: SGLangServer, prompts: list[Ids]) -> None:
+    """Sends more requests than may run, and aborts them all at once."""
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(server.generate, prompts, 500)
+        while server.probe()[0]["idle"]:
+            pass
+        server.call("POST", "/abort_request", {"abort_all": True})
+        answers = running.result()
+    assert {answer.finish_reason["type"] for answer in answers} == {"abort"}
+
+
+def test_an_aborted_batch_leaves_nothing_behind(server: SGLangServer, prompts: list[Ids]) -> None:
+    abort_while_queued(server, prompts)
+    (state,) = server.wait_until_idle()
+
+    assert state["available_slots"] + state["evictable_slots"] == state["total_slots"]
+    assert state["radixkv"]["pins"] == state["radixkv"]["device_transfers"] == 0
+    assert outputs(server.generate(prompts)) == outputs(server.generate(prompts))
+
+
+def test_keys_and_salts_do_not_share(server: SGLangServer, prompts: list[Ids]) -> None:
+    plain = server.generate(prompts)
+    server.wait_until_idle()
+
+    keyed = server.generate(prompts, extra_key="tenant")
+    server.wait_until_idle()
+    again = server.generate(prompts, extra_key="tenant")
+
+    assert [answer.cached_tokens for answer in keyed] == [0] * len(prompts)
+    assert min(answer.cached_tokens for answer in again) > 0
+    assert outputs(plain) == outputs(keyed) == outputs(again)
+
+
+def test_flush_right_after_answers_and_during_spills(
+    server: SGLangServer, prompts: list[Ids]
+) -> None:
+    before = server.generate(prompts)
+
+    server.flush_cache()
+
+    (state,) = server.wait_until_idle()
+    assert state["available_slots"] == state["total_slots"]
+    assert outputs(server.generate(prompts)) == outputs(before)
+
+
+def test_metrics_are_served(server: SGLangServer, prompts: list[Ids]) -> None:
+    server.generate(prompts)
+
+    text = server.call("GET", "/metrics")
+
+    assert "sglang:hicache_host_total_tokens" in text
+
+
+def test_new_weights_do_not_get_the_old_ones_kv(
+    server: SGLangServer, prompts: list[Ids], models: dict[str, Path], tmp_path: Path
+) -> None:
+    old = server.generate(prompts)
+    server.wait_until_idle()
+
+    update_weights(server, write_llama(tmp_path / "other", seed=2))
+    new = server.generate(prompts)
+    server.wait_until_idle()
+    new_again = server.generate(prompts)
+    update_weights(server, models["mha"])
+    old_again = server.generate(prompts)
+
+    assert [answer.cached_tokens for answer in new] == [0] * len(prompts)
+    assert outputs(new) != outputs(old)
+    assert outputs(new_again) == outputs(new)
+    assert min(answer.cached_tokens for answer in new_again) > 0
+    assert outputs(old_again) == outputs(old)
+
+
+def update_weights(server: SGLangServer, model: Path) -> None:
+    body = {"model_path": str(model), "flush_cache": True}
+    assert server.call("POST", "/update_weights_from_disk", body)["success"]
