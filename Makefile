@@ -66,7 +66,9 @@ format: $(VENV)/.built  ## Format everything, and write _native.pyi anew
 .PHONY: bench
 bench: build  ## One benchmark, NAME=index say: JSON lines on stdout, progress on stderr
 	@test -n "$(NAME)" || { echo "NAME=… is needed, one of:" >&2; \
-	  for name in $(BENCHMARKS); do printf '  %-14s %s\n' $$name "$$(sed -n '1s/"""//gp' benchmarks/$$name.py)"; done >&2; exit 2; }
+	  for name in $(BENCHMARKS); do \
+	    printf '  %-14s %s\n' $$name "$$(sed -n '1s/"""//gp' benchmarks/$$name.py)"; \
+	  done >&2; exit 2; }
 	@$(BIN)/python benchmarks/$(NAME).py $(ARGS)
 
 .PHONY: soak

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the fast tests with the C++ built for the address and undefined-behaviour sanitizers, then for the thread
-# sanitizer. Arguments go to pytest.
+# Runs the fast tests with the C++ built for the address and undefined-behaviour sanitizers, then
+# for the thread sanitizer. Arguments go to pytest.
 #
 # The sanitized module is put in front of the installed one: python -S leaves out the editable install's import
 # hook. Leaks are not looked for, because the interpreter keeps memory to its end.
@@ -9,7 +9,8 @@ cd "$(dirname "$0")/.."
 
 python=$PWD/.venvs/dev/bin/python
 packages=$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
-fixed_addresses=() # random ones can collide with a sanitizer's own map; some containers forbid the call
+# Random addresses can collide with a sanitizer's own map; some containers forbid to fix them.
+fixed_addresses=()
 if setarch -R true 2>/dev/null; then fixed_addresses=(setarch -R); fi
 fast="not long and not engine and not soak and not gpu"
 
@@ -18,7 +19,8 @@ build() { # folder, sanitizers
   mkdir -p "$1"
   printf '[sanitize] building with %s\n' "$2" >&2
   {
-    "$python" -m cmake -S csrc -B "$1" -G Ninja -DRADIXKV_SANITIZE="$2" -DPython_EXECUTABLE="$python" \
+    "$python" -m cmake -S csrc -B "$1" -G Ninja -DRADIXKV_SANITIZE="$2" \
+      -DPython_EXECUTABLE="$python" \
       -DCMAKE_MAKE_PROGRAM="$(dirname "$python")/ninja" \
       -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" &&
       "$python" -m cmake --build "$1"
