@@ -8,13 +8,15 @@ Three shapes of tree, each in a process of its own:
     shredded      long, but on the paths measured every chunk is split in its middle
 
 A value is the median over cold calls: before each, a gigabyte is walked so that the tree leaves the
-CPU's cache; the caller's own tokens and the interpreter are warm. `hot` is the same call at once
-again. `bytes_per_chunk` is what the process grew by, less 4 bytes a token.
+CPU's cache. Then the same call is made on a small tree, which brings the code back, and the
+caller's tokens and the index's counters are read: they are not the tree. `hot` is the same call at
+once again. `bytes_per_chunk` is what the process grew by, less 4 bytes a token.
 """
 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import multiprocessing
 import os
 import statistics
@@ -115,18 +117,8 @@ def fill_shredded(index: RadixIndex, rng: np.random.Generator) -> list[Tokens]:
 SHAPES = {"long": fill_long, "conversation": fill_conversations, "shredded": fill_shredded}
 
 
-SMALL = RadixIndex(CHUNK_TOKENS)
-SMALL_PROMPT = np.arange(256, dtype=np.uint32)
-
-
-def warm_interpreter() -> None:
-    """Brings back the code of the calls, which the flush pushed out with the tree."""
-    for tokens in (SMALL_PROMPT, SMALL_PROMPT.astype(np.int64)):
-        SMALL.insert(tokens)
-        SMALL.match(tokens)
-        SMALL.acquire(tokens).close()
-    SMALL.evict_units("memory", 0)
-    time.perf_counter_ns()
+admissions = itertools.count(1_000_000)  # behind those of the builders
+Call = Callable[[RadixIndex, AnyTokens], object]
 
 
 class Bench:
@@ -134,81 +126,78 @@ class Bench:
 
     def __init__(self, shape: str, built: Built) -> None:
         self.shape = shape
-        self.built = built
+        self.index = built.index
+        self.prompts = built.prompts
         self.ballast = np.ones(FLUSH_BYTES // 8, np.int64)
+        self.small = RadixIndex(CHUNK_TOKENS)
+        self.small_prompt = np.arange(2 * EVICT_BATCH * CHUNK_TOKENS, dtype=np.uint32)
 
-    def flush(self) -> None:
+    def cold_us(self, tokens: AnyTokens, call: Call) -> float:
         self.ballast += 1
-
-    def cold_us(self, tokens: AnyTokens, call: Callable[[AnyTokens], object]) -> float:
-        self.flush()
+        small_prompt = self.small_prompt.astype(tokens.dtype)
+        for _ in range(3):
+            self.small.insert(self.small_prompt)
+            self.hot_us(self.small, small_prompt, call)
         tokens.sum()
-        warm_interpreter()
-        _ = self.built.index.chunk_tokens  # the Python object, not the tree
-        return self.hot_us(tokens, call)
+        self.index.stats()
+        return self.hot_us(self.index, tokens, call)
 
-    def hot_us(self, tokens: AnyTokens, call: Callable[[AnyTokens], object]) -> float:
+    def hot_us(self, index: RadixIndex, tokens: AnyTokens, call: Call) -> float:
         begin = time.perf_counter_ns()
-        call(tokens)
+        call(index, tokens)
         return (time.perf_counter_ns() - begin) / 1000
 
     def measure(
-        self,
-        name: str,
-        prompts: Sequence[AnyTokens],
-        call: Callable[[AnyTokens], object],
-        repeatable: bool = True,
-        **extra: object,
+        self, name: str, prompts: Sequence[AnyTokens], call: Call, per: int = 1, **extra: object
     ) -> None:
-        """Times a call on each prompt, cold and, where it changes nothing, at once again."""
+        """Times a call that changes the tree on each prompt, cold."""
+        emit(name, [self.cold_us(tokens, call) / per for tokens in prompts], "us", **extra)
+
+    def measure_reading(
+        self, name: str, prompts: Sequence[AnyTokens], call: Call, **extra: object
+    ) -> None:
+        """Times a call that changes nothing on each prompt, cold and at once again."""
         cold = []
         hot = []
         for tokens in prompts:
             cold.append(self.cold_us(tokens, call))
-            if repeatable:
-                hot.append(self.hot_us(tokens, call))
-        if hot:
-            extra = {"hot": float(f"{statistics.median(hot):.4g}")} | extra
-        emit(name, cold, "us", **extra)
+            hot.append(self.hot_us(self.index, tokens, call))
+        emit(name, cold, "us", hot=float(f"{statistics.median(hot):.4g}"), **extra)
 
     def matches(self) -> None:
-        index, prompts = self.built.index, self.built.prompts
-        wide = [prompt.astype(np.int64) for prompt in prompts]
-        for prompt in (*prompts, *wide):
-            assert index.match(prompt).num_memory_tokens == PROMPT_TOKENS
-        compared = self.compare_us()
-        bound = {"baseline": compared, "baseline_name": "memcmp of the tokens, cold"}
+        wide = [prompt.astype(np.int64) for prompt in self.prompts]
+        for prompt in (*self.prompts, *wide):
+            assert self.index.match(prompt).num_memory_tokens == PROMPT_TOKENS
+        bound = {"baseline": self.compare_us(), "baseline_name": "memcmp of the tokens, cold"}
         prefix = f"index.{self.shape}"
-        self.measure(f"{prefix}.match_128k_us", prompts, index.match, **bound)
-        self.measure(f"{prefix}.match_128k_int64_us", wide, index.match, **bound)
-        self.measure(
-            f"{prefix}.acquire_release_128k_us",
-            prompts,
-            lambda tokens: index.acquire(tokens).close(),
-            **bound,
+        self.measure_reading(f"{prefix}.match_128k_us", self.prompts, match, **bound)
+        self.measure_reading(f"{prefix}.match_128k_int64_us", wide, match, **bound)
+        self.measure_reading(
+            f"{prefix}.acquire_release_128k_us", self.prompts, acquire_and_release, **bound
         )
 
     def compare_us(self) -> float:
         """What any exact match has to do at least: compare the tokens with a cold copy."""
         memcmp = ctypes.CDLL(None).memcmp
         times = []
-        for prompt in self.built.prompts:
+        for prompt in self.prompts:
             copy = prompt.copy()
-            a, b, size = (
-                ctypes.c_void_p(prompt.ctypes.data),
-                ctypes.c_void_p(copy.ctypes.data),
-                ctypes.c_size_t(prompt.nbytes),
-            )
-            times.append(self.cold_us(prompt, lambda _, x=(a, b, size): memcmp(*x)))
+            a, b = ctypes.c_void_p(prompt.ctypes.data), ctypes.c_void_p(copy.ctypes.data)
+            size = ctypes.c_size_t(prompt.nbytes)
+
+            def compare(index: RadixIndex, _: AnyTokens, a=a, b=b, size=size) -> object:
+                return memcmp(a, b, size if index is self.index else 0)
+
+            times.append(self.cold_us(prompt, compare))
         return float(f"{statistics.median(times):.4g}")
 
     def changes(self) -> None:
         """What only the long shape is asked for. Changes the tree."""
-        index, prompts = self.built.index, self.built.prompts
+        index, prompts = self.index, self.prompts
         rng = np.random.default_rng(2)
         fresh = [random_prompt(rng) for _ in prompts]
-        self.measure("index.match_miss_us", fresh, index.match)
-        self.measure("index.insert_128k_us", fresh, index.insert, repeatable=False)
+        self.measure_reading("index.match_miss_us", fresh, match)
+        self.measure("index.insert_128k_us", fresh, insert)
         assert all(index.match(prompt).num_tokens == PROMPT_TOKENS for prompt in fresh)
 
         middle = PROMPT_TOKENS // 2 + CHUNK_TOKENS // 2
@@ -219,22 +208,32 @@ class Bench:
             assert index.match(other).num_tokens == len(other)
 
         num_chunks = index.stats().chunks
-        times = [
-            self.cold_us(prompt, lambda _: index.evict_units("memory", EVICT_BATCH)) / EVICT_BATCH
-            for prompt in prompts
-        ]
-        emit("index.evict_us_per_chunk", times, "us")
+        self.measure("index.evict_us_per_chunk", prompts, evict_batch, per=EVICT_BATCH)
         assert index.stats().chunks == num_chunks - EVICT_BATCH * len(prompts)
 
     def splits(self, parting: list[Tokens]) -> None:
-        index = self.built.index
+        """An insert that parts from a long node in its middle, after the match that precedes it."""
         times = []
         for tokens in parting:
-            self.flush()
-            index.match(tokens)
-            warm_interpreter()
-            times.append(self.hot_us(tokens, index.insert))
+            self.cold_us(tokens, match)
+            times.append(self.hot_us(self.index, tokens, insert))
         emit("index.split_128k_us", times, "us")
+
+
+def match(index: RadixIndex, tokens: AnyTokens) -> object:
+    return index.match(tokens)
+
+
+def acquire_and_release(index: RadixIndex, tokens: AnyTokens) -> object:
+    return index.acquire(tokens).close()
+
+
+def insert(index: RadixIndex, tokens: AnyTokens) -> object:
+    return index.insert(tokens, time=next(admissions))
+
+
+def evict_batch(index: RadixIndex, _: AnyTokens) -> object:
+    return index.evict_units("memory", EVICT_BATCH)
 
 
 def run(shape: str) -> None:
