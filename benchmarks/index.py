@@ -216,6 +216,8 @@ class Bench:
         times = []
         for tokens in parting:
             self.cold_us(tokens, match)
+            other = np.append(self.small_prompt[:1000], np.uint32(len(times)))
+            self.hot_us(self.small, other, insert)
             times.append(self.hot_us(self.index, tokens, insert))
         emit("index.split_128k_us", times, "us")
 

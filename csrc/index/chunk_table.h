@@ -15,6 +15,7 @@
 #include <span>
 #include <vector>
 
+#include "core/huge_pages.h"
 #include "core/types.h"
 #include "index/extent_allocator.h"
 
@@ -118,9 +119,12 @@ class ChunkTable {
  private:
   std::uint32_t chunk_tokens_;
   std::uint32_t num_chunks_ = 0;
-  std::vector<Chunk> chunks_;
-  std::vector<NodeId> nodes_;
-  std::vector<std::uint8_t> states_;
+  template <class T>
+  using Column = std::vector<T, HugePageAllocator<T>>;
+
+  Column<Chunk> chunks_;
+  Column<NodeId> nodes_;
+  Column<std::uint8_t> states_;
   ExtentAllocator ids_;
 };
 

@@ -335,6 +335,7 @@ class RadixIndex {
 
   IndexConfig config_;
   ChunkTable chunks_;
+  TokenArena arena_;  // before the tree, whose runs lie in it
   TokenTree tree_;
   std::array<TierState, kNumTiers> tiers_;
   std::vector<NodeId> roots_;  // by namespace

@@ -29,7 +29,7 @@ RadixIndex::Taken RadixIndex::take_chunks(NamespaceId space, const TokenView& to
   // Copied before anything changes, since an id out of range is refused here.
   TokenRun fresh;
   if (plan.end > path.point.position) {
-    fresh = TokenRun(tokens, path.point.position, plan.end - path.point.position);
+    fresh = TokenRun(arena_, tokens, path.point.position, plan.end - path.point.position);
   }
   Taken result;
   const std::vector<std::uint32_t> offsets = take_extents(Tier::kMemory, plan.num_units);
@@ -46,7 +46,7 @@ RadixIndex::Taken RadixIndex::take_chunks(NamespaceId space, const TokenView& to
   if (num_taken < plan.num_units.size()) {
     end = static_cast<std::uint32_t>(plan.first + num_taken) * span_tokens();
     if (end > path.point.position) {
-      fresh = TokenRun(tokens, path.point.position, end - path.point.position);
+      fresh = TokenRun(arena_, tokens, path.point.position, end - path.point.position);
     }
   }
   result.ids = make_records(path, fresh, end, kNoChunk);

@@ -115,7 +115,7 @@ void RadixIndex::restore_chain(const RestoredChunks& restored, std::span<const s
   const auto end = start + static_cast<std::uint32_t>(tokens.size());
   const std::uint32_t known = path.point.position;
   TokenRun fresh;
-  if (end > known) fresh = TokenRun(view, known - start, end - known);
+  if (end > known) fresh = TokenRun(arena_, view, known - start, end - known);
   const std::vector<ChunkId> path_ids = make_records(path, fresh, end, parent);
   for (std::size_t i = 0; i < chain.size(); ++i) {
     const std::size_t at = chain[i];

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "core/flat_map.h"
+#include "core/huge_pages.h"
 #include "index/chunk_table.h"
 #include "index/tokens.h"
 
@@ -115,7 +116,7 @@ class TokenTree {
   NodeId allocate();
   void free(NodeId node);
 
-  std::vector<Node> nodes_;
+  std::vector<Node, HugePageAllocator<Node>> nodes_;
   std::vector<NodeId> spare_;
   std::uint32_t num_nodes_ = 0;
   std::uint64_t num_tokens_ = 0;

@@ -1,10 +1,7 @@
 #include "index/tokens.h"
 
 #include <algorithm>
-#include <cstdlib>
-#include <cstring>
 #include <limits>
-#include <new>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -133,31 +130,13 @@ void TokenView::copy(std::size_t position, std::size_t num_tokens, Token* out) c
   }
 }
 
-void TokenView::prefetch(std::size_t position) const {
-  __builtin_prefetch(static_cast<const std::byte*>(data_) + position * token_bytes());
-}
-
-// The tokens follow the counters in the same allocation.
-struct TokenRun::Buffer {
-  std::uint32_t num_sharers;
-  std::uint32_t num_tokens;
-
-  Token* tokens() { return reinterpret_cast<Token*>(this + 1); }
-
-  static Buffer* make(std::size_t num_tokens) {
-    static_assert(sizeof(Buffer) == kHeaderBytes);
-    void* memory = std::malloc(sizeof(Buffer) + num_tokens * sizeof(Token));
-    if (memory == nullptr) throw std::bad_alloc();
-    return new (memory) Buffer{1, static_cast<std::uint32_t>(num_tokens)};
-  }
-};
-
-TokenRun::TokenRun(const TokenView& tokens, std::size_t position, std::size_t num_tokens)
-    : buffer_(Buffer::make(num_tokens)), num_tokens_(static_cast<std::uint32_t>(num_tokens)) {
+TokenRun::TokenRun(TokenArena& arena, const TokenView& tokens, std::size_t position,
+                   std::size_t num_tokens)
+    : buffer_(arena.take(num_tokens)), num_tokens_(static_cast<std::uint32_t>(num_tokens)) {
   try {
     tokens.copy(position, num_tokens, buffer_->tokens());
   } catch (...) {
-    std::free(buffer_);
+    TokenArena::give_back(buffer_);
     throw;
   }
 }
@@ -180,7 +159,7 @@ TokenRun& TokenRun::operator=(TokenRun other) noexcept {
 }
 
 TokenRun::~TokenRun() {
-  if (buffer_ != nullptr && --buffer_->num_sharers == 0) std::free(buffer_);
+  if (buffer_ != nullptr && --buffer_->num_sharers == 0) TokenArena::give_back(buffer_);
 }
 
 TokenRun TokenRun::part(std::uint32_t first, std::uint32_t num_tokens) const {
@@ -193,9 +172,9 @@ TokenRun TokenRun::part(std::uint32_t first, std::uint32_t num_tokens) const {
 void TokenRun::shrink(std::uint32_t num_tokens) {
   num_tokens_ = num_tokens;
   if (buffer_->num_sharers > 1 || num_tokens_ >= buffer_->num_tokens / 2) return;
-  Buffer* smaller = Buffer::make(num_tokens_);
-  std::memcpy(smaller->tokens(), data(), num_tokens_ * sizeof(Token));
-  std::free(std::exchange(buffer_, smaller));
+  TokenArena::Buffer* smaller = TokenArena::of(buffer_).take(num_tokens_);
+  std::copy_n(data(), num_tokens_, smaller->tokens());
+  TokenArena::give_back(std::exchange(buffer_, smaller));
   first_ = 0;
 }
 

@@ -13,6 +13,7 @@
 #include <optional>
 
 #include "core/types.h"
+#include "index/token_arena.h"
 
 namespace radixkv {
 
@@ -38,12 +39,7 @@ class TokenView {
   // Throws std::invalid_argument that names the first id out of range.
   void copy(std::size_t position, std::size_t num_tokens, Token* out) const;
 
-  // Asks the CPU for the tokens around `position` before they are needed.
-  void prefetch(std::size_t position) const;
-
  private:
-  std::size_t token_bytes() const { return type_ == TokenType::kInt64 ? 8 : 4; }
-
   const void* data_;
   std::size_t num_tokens_;
   TokenType type_;
@@ -54,17 +50,15 @@ class TokenRun {
  public:
   TokenRun() = default;
   // Copies tokens [position, position + num_tokens) of a caller. Throws like TokenView::copy.
-  TokenRun(const TokenView& tokens, std::size_t position, std::size_t num_tokens);
+  TokenRun(TokenArena& arena, const TokenView& tokens, std::size_t position,
+           std::size_t num_tokens);
   TokenRun(const TokenRun& other);
   TokenRun(TokenRun&& other) noexcept;
   TokenRun& operator=(TokenRun other) noexcept;
   ~TokenRun();
 
-  const Token* data() const {
-    return reinterpret_cast<const Token*>(reinterpret_cast<const std::byte*>(buffer_) +
-                                          kHeaderBytes) +
-           first_;
-  }
+  // REQUIRES: not empty.
+  const Token* data() const { return buffer_->tokens() + first_; }
   std::uint32_t size() const { return num_tokens_; }
 
   // Tokens [first, first + num_tokens) of this run, in the same buffer.
@@ -79,10 +73,7 @@ class TokenRun {
   void join(const TokenRun& next) { num_tokens_ += next.num_tokens_; }
 
  private:
-  struct Buffer;
-  static constexpr std::size_t kHeaderBytes = 8;
-
-  Buffer* buffer_ = nullptr;
+  TokenArena::Buffer* buffer_ = nullptr;
   std::uint32_t first_ = 0;
   std::uint32_t num_tokens_ = 0;
 };
