@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
+import uuid
 from typing import Self
 
 import numpy as np
@@ -30,7 +31,7 @@ from radixkv.numa import local_node
 from radixkv.planner import Planner, Prefetch, SlotSource, spill_window_bytes
 from radixkv.restore import check_groups, fingerprints, in_common
 from radixkv.ticks import Rates, TickRecord, decode, encode
-from radixkv.tiers.disk import DiskOptions
+from radixkv.tiers.disk import DiskOptions, disk_file
 
 
 class Ticket:
@@ -385,7 +386,10 @@ class KVCache:
 def _disk_options(config: CacheConfig, group: RankGroup) -> DiskOptions | None:
     if config.disk_path is None:
         return None
+    drawn = group.gather(uuid.uuid4().bytes)[0]
+    is_there = disk_file(config.disk_path, group.rank).exists()
     return DiskOptions(
+        group_id=None if is_there else drawn,
         path=config.disk_path,
         capacity_bytes=config.disk_size_bytes,
         durable="none" if config.disk_durable == "none" else "group",

@@ -22,6 +22,11 @@ from radixkv import _native
 from radixkv.errors import TierError
 
 
+def disk_file(folder: str | os.PathLike[str], rank: int) -> Path:
+    """Where a rank's file is."""
+    return Path(folder) / f"rank{rank}.radixkv"
+
+
 @dataclass(frozen=True, slots=True)
 class DiskOptions:
     """How to open a rank's file in a folder.

@@ -1,0 +1,190 @@
+"""Two ranks of one engine, each with a planner, an executor and a disk of its own, in threads."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pytest
+
+from radixkv import CacheConfig, Fetch, KVCache, RankGroup, Spill, Store, TierFormatError, TickRow
+from radixkv.tiers.disk import disk_file
+from tests.test_cache import CHUNK, MIB, NUM_SLOTS, Engine, prompt
+
+NUM_RANKS = 2
+TIMEOUT_S = 60.0
+
+Value = TypeVar("Value")
+
+
+class Meeting:
+    """Where the threads exchange values. A rank that fails breaks it for all, so nothing hangs."""
+
+    def __init__(self) -> None:
+        self.barrier = threading.Barrier(NUM_RANKS, timeout=TIMEOUT_S)
+        self.values: list = [None] * NUM_RANKS
+
+
+class ThreadGroup(RankGroup):
+    """One thread's view of the meeting."""
+
+    size = NUM_RANKS
+
+    def __init__(self, meeting: Meeting, rank: int) -> None:
+        self._meeting = meeting
+        self.rank = rank
+
+    def gather(self, value: Value) -> list[Value]:
+        self._meeting.values[self.rank] = value
+        self._meeting.barrier.wait()
+        values = list(self._meeting.values)
+        self._meeting.barrier.wait()
+        return values
+
+    def minimum(self, row: TickRow) -> TickRow:
+        return np.min(self.gather(row), axis=0)
+
+
+def on_all_ranks(run: Callable[[ThreadGroup], Value]) -> list[Value]:
+    """What each rank gives; the first error, if one fails."""
+    meeting = Meeting()
+    results: list = [None] * NUM_RANKS
+    errors: list[BaseException] = []
+
+    def work(rank: int) -> None:
+        try:
+            results[rank] = run(ThreadGroup(meeting, rank))
+        except BaseException as error:
+            errors.append(error)
+            meeting.barrier.abort()
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(NUM_RANKS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for error in errors:
+        if not isinstance(error, threading.BrokenBarrierError):
+            raise error
+    return results
+
+
+def open_rank(group: RankGroup, engine: Engine, folder: Path) -> KVCache:
+    config = CacheConfig(
+        chunk_tokens=CHUNK,
+        memory_size_bytes=64 * MIB * NUM_RANKS,
+        disk_path=folder,
+        disk_size_bytes=64 * MIB * NUM_RANKS,
+        disk_durable="none",  # nobody waits a second for a sync here
+        prefetch_deadline_s=5.0,
+    )
+    return KVCache(engine.layout, config, engine=engine.memory, group=group)
+
+
+def tick_until_idle(cache: KVCache, group: ThreadGroup) -> None:
+    """Every rank ticks as often: whether to go on is agreed."""
+    while any(group.gather(bool(cache.planner.pending_ids))):
+        cache.wait_for_completion(0.01)
+        cache.tick()
+
+
+def misbehave(cache: KVCache, chance: random.Random) -> None:
+    for kind in (Store, Spill, Fetch):
+        if chance.random() < 0.15:
+            cache.executor.inject_fault(kind, fail=chance.random() < 0.5, delay_s=0.02)
+
+
+def serve(group: ThreadGroup, folder: Path, seed: int) -> list[int]:
+    """A hundred steps of an engine; the state after each of them."""
+    engine = Engine(seed=group.rank)
+    requests, own = random.Random(seed), random.Random(1000 * seed + group.rank)
+    kept: dict[int, np.ndarray] = {}
+    hashes = []
+    with open_rank(group, engine, folder) as cache:
+        for _ in range(100):
+            if group.rank == 1:
+                misbehave(cache, own)
+            name, length = requests.randrange(5), requests.randrange(1, 100)
+            tokens, action = prompt(name, 100)[:length], requests.random()
+            where = np.array(requests.sample(range(NUM_SLOTS), length), np.int64)
+            if action < 0.5:
+                expected = kept.setdefault(name, np.random.default_rng(name).bytes(40 * 100))
+                rows = np.frombuffer(expected, np.uint8).reshape(100, 40)[:length] + group.rank
+                for array in engine.arrays:
+                    array[where] = rows
+                cache.store(tokens, where)
+                tick_until_idle(cache, group)
+            elif action < 0.8:
+                with cache.acquire(tokens) as handle:
+                    found = handle.num_memory_tokens
+                    if found:
+                        cache.load(handle, where[:found])
+                tick_until_idle(cache, group)
+                if found:
+                    rows = np.frombuffer(kept[name], np.uint8).reshape(100, 40)[:found]
+                    assert all((a[where[:found]] == rows + group.rank).all() for a in engine.arrays)
+            elif action < 0.9:
+                prefetch = cache.prefetch(tokens)
+                cache.tick()
+                if prefetch is not None:
+                    tick_until_idle(cache, group)
+                    cache.end_prefetch(prefetch)
+            else:
+                cache.clear()
+            hashes.append(cache.planner.index.state_hash())
+        tick_until_idle(cache, group)
+        assert cache.planner.index.stats().pins == 0
+        cache.planner.index.check_invariants()
+    return hashes
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_ranks_stay_equal_and_right_though_one_is_slow_and_fails(seed, tmp_path):
+    first, second = on_all_ranks(lambda group: serve(group, tmp_path / "disk", seed))
+
+    assert first == second
+
+
+def keep_one_prompt(group: ThreadGroup, folder: Path) -> int:
+    engine = Engine(seed=group.rank)
+    with open_rank(group, engine, folder) as cache:
+        cache.store(prompt(1, 80), np.arange(80))
+        tick_until_idle(cache, group)
+        return cache.match(prompt(1, 80)).num_tokens
+
+
+def count_restored(group: ThreadGroup, folder: Path) -> int:
+    with open_rank(group, Engine(seed=group.rank), folder) as cache:
+        assert cache.match(prompt(1, 80)).num_tokens == cache.num_restored_chunks * CHUNK
+        return cache.num_restored_chunks
+
+
+def test_a_restart_counts_what_every_rank_has(tmp_path):
+    on_all_ranks(lambda group: keep_one_prompt(group, tmp_path))
+    assert on_all_ranks(lambda group: count_restored(group, tmp_path)) == [5, 5]
+
+    spoil_last_header(disk_file(tmp_path, 1))
+
+    assert on_all_ranks(lambda group: count_restored(group, tmp_path)) == [4, 4]
+
+
+def spoil_last_header(file: Path) -> None:
+    """Flip a bit in the header of the chunk that ends at token 80."""
+    wanted = prompt(1, 80)[-CHUNK:].tobytes()
+    contents = file.read_bytes()
+    place = contents.index(wanted)
+    with file.open("r+b") as stream:
+        stream.seek(place)
+        stream.write(bytes([contents[place] ^ 1]))
+
+
+def test_files_that_were_not_made_together_are_refused(tmp_path):
+    on_all_ranks(lambda group: keep_one_prompt(group, tmp_path))
+    disk_file(tmp_path, 1).unlink()
+
+    with pytest.raises(TierFormatError, match="not made by one engine"):
+        on_all_ranks(lambda group: count_restored(group, tmp_path))
