@@ -55,7 +55,7 @@ class Bench:
         self.calls_ms.setdefault(name, []).append((time.perf_counter() - begin) * 1e3)
         transfer.wait(ticket)
         elapsed = time.perf_counter() - begin
-        self.paths[name] = ticket.path.name.lower()
+        self.paths[name] = transfer.path(ticket).name.lower()
         return elapsed
 
     def check(self, page: int) -> None:

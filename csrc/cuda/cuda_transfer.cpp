@@ -29,8 +29,16 @@ CudaTransfer::CudaTransfer(EngineLayout layout, const CudaOptions& options)
   const DeviceScope scope(options.device);
   for (int width = engine_.vector_bytes(); width >= 1; width /= 2) preload_copy(width);
   if (!options.path) paths_ = PathTable::measure(engine_, lane);
-  loads_ = std::make_unique<Lane>(engine_, Direction::kLoad, lane);
-  stores_ = std::make_unique<Lane>(engine_, Direction::kStore, lane);
+  loads_ = make_lane(Direction::kLoad);
+  stores_ = make_lane(Direction::kStore);
+}
+
+std::unique_ptr<Lane> CudaTransfer::make_lane(Direction direction) const {
+  return std::make_unique<Lane>(
+      engine_, direction, options_.lane,
+      [this, direction](const CopyParams& params, std::int64_t num_tokens, std::int64_t num_runs) {
+        return choose(direction, params, num_tokens, num_runs);
+      });
 }
 
 std::optional<Ticket> CudaTransfer::load(const Slices& slices, cudaStream_t engine_stream) {
@@ -41,7 +49,7 @@ std::optional<Ticket> CudaTransfer::store(const Slices& slices, cudaStream_t eng
   return submit(Direction::kStore, slices, engine_stream);
 }
 
-void CudaTransfer::hold_for_layer(Ticket ticket, std::int32_t layer, cudaStream_t stream) const {
+void CudaTransfer::hold_for_layer(Ticket ticket, std::int32_t layer, cudaStream_t stream) {
   if (ticket.direction != Direction::kLoad) refuse("ticket: a store has no layers to wait for");
   if (layer < 0 || layer >= engine_.num_layers()) {
     refuse("layer: expected 0 to " + std::to_string(engine_.num_layers() - 1) + ", got " +
@@ -52,34 +60,27 @@ void CudaTransfer::hold_for_layer(Ticket ticket, std::int32_t layer, cudaStream_
 
 std::optional<Ticket> CudaTransfer::submit(Direction direction, const Slices& slices,
                                            cudaStream_t fence) {
-  const CopyParams params = checked_params(engine_.layout(), slices);
-  const std::int64_t num_tokens = slices.num_tokens();
-  if (num_tokens > options_.lane.max_tokens) {
+  checked_params(engine_.layout(), slices);
+  if (slices.num_tokens() > options_.lane.max_tokens) {
     refuse("slots: expected at most " + std::to_string(options_.lane.max_tokens) + ", got " +
-           std::to_string(num_tokens));
+           std::to_string(slices.num_tokens()));
   }
-  const std::vector<CopyRun> runs = plan_runs(params);
-  const Path path = choose(direction, params, num_tokens, runs.size());
-
   const DeviceScope scope(options_.device);
-  Lane& lane = direction == Direction::kLoad ? *loads_ : *stores_;
-  const auto number = lane.submit(params, num_tokens, runs, path, fence);
+  const auto number = lane(direction).submit(slices, fence);
   if (!number) return std::nullopt;
-  return Ticket{direction, *number, path};
+  return Ticket{direction, *number};
 }
 
 Path CudaTransfer::choose(Direction direction, const CopyParams& params, std::int64_t num_tokens,
-                          std::size_t num_runs) const {
-  const Lane& lane = this->lane(direction);
-  if (options_.path) {
-    return lane.can_take(*options_.path, params) ? *options_.path : Path::kKernel;
+                          std::int64_t num_runs) const {
+  if (options_.path) return *options_.path;
+  const std::int64_t mean_run_bytes = num_tokens * engine_.row_bytes() / num_runs;
+  std::array<bool, kPaths.size()> suits{};
+  for (std::size_t i = 0; i < kPaths.size(); ++i) {
+    suits[i] = can_take(kPaths[i], engine_, options_.lane, params);
   }
-  std::array<bool, kPaths.size()> can_take{};
-  for (std::size_t i = 0; i < kPaths.size(); ++i) can_take[i] = lane.can_take(kPaths[i], params);
-  const std::int64_t mean_run_bytes =
-      num_tokens * engine_.row_bytes() / static_cast<std::int64_t>(num_runs);
-  can_take[1] &= mean_run_bytes >= kMinEngineRunBytes;
-  return paths_.choose(direction, num_tokens * engine_.token_bytes(), mean_run_bytes, can_take);
+  suits[1] &= mean_run_bytes >= kMinEngineRunBytes;
+  return paths_.choose(direction, num_tokens * engine_.token_bytes(), mean_run_bytes, suits);
 }
 
 }  // namespace radixkv::cuda

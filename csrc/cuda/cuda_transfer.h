@@ -13,7 +13,9 @@
 // The chunks' memory must be pinned (PinnedPool). Which path a transfer takes is in lane.h;
 // PathTable chooses, unless the options name one.
 //
-// Thread safety: one thread loads, one stores, any number hold and ask.
+// A transfer that the device refuses ends with CudaError from whoever asks for it.
+//
+// Thread safety: any threads.
 #pragma once
 
 #include <array>
@@ -36,7 +38,6 @@ struct CudaOptions {
 struct Ticket {
   Direction direction;
   std::int64_t number;
-  Path path;  // that it takes
 };
 
 class CudaTransfer {
@@ -55,21 +56,23 @@ class CudaTransfer {
   std::optional<Ticket> store(const Slices& slices, cudaStream_t engine_stream);
 
   // What is queued on `stream` from now on begins after this layer of a load has landed.
-  void hold_for_layer(Ticket ticket, std::int32_t layer, cudaStream_t stream) const;
-  bool is_done(Ticket ticket) const { return lane(ticket.direction).is_done(ticket.number); }
+  // Waits only until the layer is queued.
+  void hold_for_layer(Ticket ticket, std::int32_t layer, cudaStream_t stream);
+  bool is_done(Ticket ticket) { return lane(ticket.direction).is_done(ticket.number); }
   // Blocks the calling thread until the transfer is done.
-  void wait(Ticket ticket) const { lane(ticket.direction).wait(ticket.number); }
+  void wait(Ticket ticket) { lane(ticket.direction).wait(ticket.number); }
+  // What it takes or took, as long as that is remembered.
+  std::optional<Path> path(Ticket ticket) { return lane(ticket.direction).path(ticket.number); }
 
   const DeviceEngine& engine() const { return engine_; }
   const PathTable& paths() const { return paths_; }
 
  private:
-  const Lane& lane(Direction direction) const {
-    return direction == Direction::kLoad ? *loads_ : *stores_;
-  }
+  Lane& lane(Direction direction) { return direction == Direction::kLoad ? *loads_ : *stores_; }
   std::optional<Ticket> submit(Direction direction, const Slices& slices, cudaStream_t fence);
+  std::unique_ptr<Lane> make_lane(Direction direction) const;
   Path choose(Direction direction, const CopyParams& params, std::int64_t num_tokens,
-              std::size_t num_runs) const;
+              std::int64_t num_runs) const;
 
   const CudaOptions options_;
   const DeviceEngine engine_;

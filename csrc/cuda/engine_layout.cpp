@@ -63,6 +63,24 @@ CopyParams EngineLayout::params() const {
   return params;
 }
 
+SliceArrays& SliceArrays::operator=(const Slices& slices) {
+  chunks_.assign(slices.chunks.begin(), slices.chunks.end());
+  chunk_num_tokens_.assign(slices.chunk_num_tokens.begin(), slices.chunk_num_tokens.end());
+  first_.assign(slices.first.begin(), slices.first.end());
+  count_.assign(slices.count.begin(), slices.count.end());
+  slots_.assign(slices.slots.begin(), slices.slots.end());
+  return *this;
+}
+
+void SliceArrays::fill(CopyParams* params) const {
+  params->slots = slots_.data();
+  params->chunks = chunks_.data();
+  params->chunk_num_tokens = chunk_num_tokens_.data();
+  params->first = first_.data();
+  params->count = count_.data();
+  params->num_slices = static_cast<std::int64_t>(chunks_.size());
+}
+
 CopyParams checked_params(const EngineLayout& layout, const Slices& slices) {
   const std::size_t num_slices = slices.chunks.size();
   expect(num_slices > 0, "chunks: expected at least 1");

@@ -42,6 +42,22 @@ struct Slices {
   std::int64_t num_tokens() const { return static_cast<std::int64_t>(slots.size()); }
 };
 
+// Slices that own their arrays. Assigning again allocates only where there are more than before.
+class SliceArrays {
+ public:
+  SliceArrays& operator=(const Slices& slices);
+
+  std::int64_t num_tokens() const { return static_cast<std::int64_t>(slots_.size()); }
+
+  // Fills in the slices' half of CopyParams; it points into this object.
+  void fill(CopyParams* params) const;
+
+ private:
+  std::vector<std::byte*> chunks_;
+  std::vector<std::int32_t> chunk_num_tokens_, first_, count_;
+  std::vector<std::int64_t> slots_;
+};
+
 // Both halves; the result points into both arguments.
 // Throws std::invalid_argument where the slices contradict themselves or the layout.
 CopyParams checked_params(const EngineLayout& layout, const Slices& slices);

@@ -10,15 +10,22 @@
 // A group is one layer, or as many as make a launch worth its price. A load records an event after
 // each group.
 //
-// Nothing here waits for the device, synchronises it or allocates on it after construction.
-// Thread safety: submit() from one thread at a time; the rest from any thread.
+// Queueing gigabytes takes the CPU milliseconds. A thread of the lane does it, so that submit()
+// costs the caller microseconds; who holds for a layer waits until that layer is queued, not until
+// it is there. Nothing here synchronises the device or allocates on it after construction.
+//
+// Thread safety: any threads.
 #pragma once
 
-#include <atomic>
+#include <condition_variable>
 #include <cstdint>
+#include <exception>
+#include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
+#include <thread>
 #include <vector>
 
 #include "cuda/copy_batch.h"
@@ -43,31 +50,44 @@ struct LaneOptions {
   std::int64_t max_tokens = 262144;  // in flight together, and at most in one transfer
 };
 
+// Whether a path suits an engine, and slices that are as long as these.
+bool can_take(Path path, const DeviceEngine& engine, const LaneOptions& options,
+              const CopyParams& params);
+
+// Picks a path for a transfer whose tokens lie in so many runs on the engine's side.
+using ChoosePath =
+    std::function<Path(const CopyParams& params, std::int64_t num_tokens, std::int64_t num_runs)>;
+
 class Lane {
  public:
-  // `engine` outlives the lane.
-  Lane(const DeviceEngine& engine, Direction direction, const LaneOptions& options);
+  // `engine` outlives the lane. `choose` is called from the lane's thread; what it gives is
+  // replaced by the kernel where it cannot be taken.
+  Lane(const DeviceEngine& engine, Direction direction, const LaneOptions& options,
+       ChoosePath choose);
   ~Lane();
 
-  // Queues a transfer behind what is on `fence` now and gives its number; nothing while too much is
-  // in flight. REQUIRES: params describe this lane's engine, num_tokens <= max_tokens,
-  // can_take(path, params); runs come from plan_runs(params).
-  std::optional<std::int64_t> submit(const CopyParams& params, std::int64_t num_tokens,
-                                     std::span<const CopyRun> runs, Path path, cudaStream_t fence);
-
-  bool can_take(Path path, const CopyParams& params) const;
+  // Takes a transfer, to begin after what is on `fence` now, and gives its number; nothing while
+  // too much is in flight. REQUIRES: slices are checked and have at most max_tokens.
+  std::optional<std::int64_t> submit(const Slices& slices, cudaStream_t fence);
 
   // What is queued on `stream` from now on begins after this layer of a load.
-  void hold_for_layer(std::int64_t number, std::int32_t layer, cudaStream_t stream) const;
-  bool is_done(std::int64_t number) const;
-  void wait(std::int64_t number) const;
+  void hold_for_layer(std::int64_t number, std::int32_t layer, cudaStream_t stream);
+  bool is_done(std::int64_t number);
+  void wait(std::int64_t number);
+  // Waits until the transfer is queued. The path of one whose place was used again is unknown.
+  std::optional<Path> path(std::int64_t number);
 
  private:
   // What is known of transfer `number` until its place is used again.
   struct Flight {
-    std::atomic<std::int64_t> number{-1};
-    std::atomic<std::int32_t> group_layers{1};
-    std::int64_t table_end = 0;
+    std::int64_t number = -1;
+    SliceArrays arrays;
+    Event fence;
+    std::int64_t table = 0;  // position in the ring
+    Path path = Path::kKernel;
+    std::int32_t group_layers = 1;
+    std::int32_t queued_layers = 0;
+    std::exception_ptr failure;
     std::vector<Event> layers;  // recorded at the last layer of each group
   };
   struct Slab {
@@ -78,17 +98,18 @@ class Lane {
     const CopyParams& params;
     std::span<const CopyRun> runs;
     std::int64_t num_tokens;
-    std::int64_t table;  // position in the ring
-    std::int32_t group_layers;
     Flight& flight;
   };
 
+  Flight& place(std::int64_t number);
+  Flight* find_queued(std::unique_lock<std::mutex>* lock, std::int64_t number, std::int32_t layer);
   void retire();
   void drain();  // waits for both streams
+  void work();
+  void queue(Flight* flight);
   std::int32_t group_layers(const CopyParams& params, std::int64_t num_tokens, Path path) const;
   RowGroup group(const Transfer& transfer, std::int32_t first_layer) const;
   void end_group(const Transfer& transfer, const RowGroup& rows, cudaStream_t stream);
-  void run(const Transfer& transfer, Path path);
   void run_kernel(const Transfer& transfer);
   void run_engine(const Transfer& transfer);
   void run_staged(const Transfer& transfer);
@@ -98,18 +119,28 @@ class Lane {
   const DeviceEngine& engine_;
   const Direction direction_;
   const LaneOptions options_;
+  const ChoosePath choose_;
+
+  // The lane's thread alone, after construction.
   Stream kernel_stream_;
   Stream copy_stream_;
-  Event fence_;
-  TokenRing ring_;
+  TokenRing ring_;  // its room is handed out under mutex_
   DeviceArray<std::byte> slab_memory_;
   std::vector<Slab> slabs_;
   std::size_t next_slab_ = 0;
-  std::unique_ptr<Flight[]> flights_;
-  std::int64_t oldest_ = 0;  // flights before it are done and their tables free
-  std::int64_t next_ = 0;
   std::vector<Part> parts_;
   CopyBatch batch_;
+
+  // Under mutex_: flights oldest_ … queued_ - 1 are on their way, queued_ … next_ - 1 wait for the
+  // thread. Those before oldest_ are done and their tables free.
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<Flight> flights_;
+  std::int64_t oldest_ = 0;
+  std::int64_t queued_ = 0;
+  std::int64_t next_ = 0;
+  bool stop_ = false;
+  std::thread thread_;
 };
 
 }  // namespace radixkv::cuda

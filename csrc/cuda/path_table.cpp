@@ -64,13 +64,6 @@ struct Case {
       count.push_back(std::min(kChunkTokens, num_tokens - token));
       first.push_back(0);
     }
-    params = scratch.view.layout().params();
-    params.slots = slots.data();
-    params.chunks = chunks.data();
-    params.chunk_num_tokens = count.data();
-    params.first = first.data();
-    params.count = count.data();
-    params.num_slices = static_cast<std::int64_t>(chunks.size());
   }
   Case(const Case&) = delete;
   Case& operator=(const Case&) = delete;
@@ -78,19 +71,16 @@ struct Case {
   std::vector<std::int64_t> slots;
   std::vector<std::byte*> chunks;
   std::vector<std::int32_t> first, count;
-  CopyParams params;
+
+  Slices slices() const { return {chunks, count, first, count, slots}; }
 };
 
-double best_us(Lane* lane, const Case& item, Path path, cudaStream_t fence) {
+double best_us(Lane* lane, const Case& item, cudaStream_t fence) {
   using Clock = std::chrono::steady_clock;
   double best = std::numeric_limits<double>::infinity();
-  if (!lane->can_take(path, item.params)) return best;
   for (int i = 0; i < kRepeats; ++i) {
     const auto begin = Clock::now();
-    const std::vector<CopyRun> runs = plan_runs(item.params);
-    const auto number =
-        lane->submit(item.params, static_cast<std::int64_t>(item.slots.size()), runs, path, fence);
-    lane->wait(number.value());
+    lane->wait(lane->submit(item.slices(), fence).value());
     best = std::min(best, std::chrono::duration<double, std::micro>(Clock::now() - begin).count());
   }
   return best;
@@ -120,9 +110,11 @@ PathTable PathTable::measure(const DeviceEngine& engine, const LaneOptions& opti
 
   std::vector<PathTimes> times;
   for (const Direction direction : {Direction::kLoad, Direction::kStore}) {
-    Lane lane(scratch.view, direction, small);
+    Path wanted = Path::kKernel;
+    Lane lane(scratch.view, direction, small, [&](auto&&...) { return wanted; });
     const auto best = [&](std::int32_t num_tokens, std::int32_t run_tokens, Path path) {
-      return best_us(&lane, Case(scratch, num_tokens, run_tokens), path, scratch.idle.get());
+      wanted = path;  // no transfer is under way that could read it
+      return best_us(&lane, Case(scratch, num_tokens, run_tokens), scratch.idle.get());
     };
     // Only the copy engine feels how long runs are.
     std::array<double, kSizesInTokens.size()> kernel_us{};

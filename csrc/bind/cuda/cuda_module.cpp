@@ -91,8 +91,7 @@ void bind_values(py::module_& module) {
       .value("LOAD", Direction::kLoad)
       .value("STORE", Direction::kStore);
   py::class_<Ticket>(module, "Ticket", "Names a transfer that is on its way.")
-      .def_readonly("direction", &Ticket::direction)
-      .def_readonly("path", &Ticket::path);
+      .def_readonly("direction", &Ticket::direction);
   py::class_<PathTimes>(module, "PathTimes", "One case of the measurement at start.")
       .def_readonly("direction", &PathTimes::direction)
       .def_readonly("run_bytes", &PathTimes::run_bytes)
@@ -144,10 +143,12 @@ void bind_transfer(py::module_& module) {
            "slots"_a.noconvert(), "engine_stream"_a)
       .def(
           "hold_for_layer",
-          [](const CudaTransfer& transfer, Ticket ticket, std::int32_t layer,
-             std::uintptr_t stream) { transfer.hold_for_layer(ticket, layer, stream_of(stream)); },
-          "ticket"_a, "layer"_a, "stream"_a)
+          [](CudaTransfer& transfer, Ticket ticket, std::int32_t layer, std::uintptr_t stream) {
+            transfer.hold_for_layer(ticket, layer, stream_of(stream));
+          },
+          "ticket"_a, "layer"_a, "stream"_a, py::call_guard<py::gil_scoped_release>())
       .def("is_done", &CudaTransfer::is_done, "ticket"_a)
+      .def("path", &CudaTransfer::path, "ticket"_a, py::call_guard<py::gil_scoped_release>())
       .def("wait", &CudaTransfer::wait, "ticket"_a, py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("path_times", [](const CudaTransfer& transfer) {
         const auto times = transfer.paths().times();

@@ -1,0 +1,168 @@
+// The lane's thread: how the bytes of one transfer are queued, path by path.
+#include <algorithm>
+
+#include "cuda/lane.h"
+
+namespace radixkv::cuda {
+namespace {
+
+// Between two launches the bus idles for some 6 µs, in which it could move 320 KiB: small layers go
+// together.
+constexpr std::int64_t kMinLaunchBytes = std::int64_t{2} << 20;
+
+std::int32_t longest_slice(const CopyParams& params) {
+  return *std::max_element(params.count, params.count + params.num_slices);
+}
+
+}  // namespace
+
+bool can_take(Path path, const DeviceEngine& engine, const LaneOptions& options,
+              const CopyParams& params) {
+  if (path == Path::kEngine) return engine.is_dense();
+  if (path == Path::kKernel) return true;
+  return longest_slice(params) * engine.layer_bytes() <= options.slab_bytes;
+}
+
+void Lane::queue(Flight* flight) {
+  const DeviceScope scope(engine_.device());
+  CopyParams params = engine_.layout().params();
+  flight->arrays.fill(&params);
+  const std::vector<CopyRun> runs = plan_runs(params);
+  const std::int64_t num_tokens = flight->arrays.num_tokens();
+  const Path path = choose_(params, num_tokens, static_cast<std::int64_t>(runs.size()));
+  flight->path = can_take(path, engine_, options_, params) ? path : Path::kKernel;
+  flight->group_layers = group_layers(params, num_tokens, flight->path);
+  flight->fence.hold(flight->path == Path::kEngine ? copy_stream_.get() : kernel_stream_.get());
+  const Transfer transfer{params, runs, num_tokens, *flight};
+  switch (flight->path) {
+    case Path::kKernel:
+      return run_kernel(transfer);
+    case Path::kEngine:
+      return run_engine(transfer);
+    case Path::kStaged:
+      return run_staged(transfer);
+  }
+}
+
+std::int32_t Lane::group_layers(const CopyParams& params, std::int64_t num_tokens,
+                                Path path) const {
+  // Nobody waits for a layer of a store, so its kernel does all in one launch.
+  if (direction_ == Direction::kStore && path == Path::kKernel) return engine_.num_layers();
+  std::int64_t layers = (kMinLaunchBytes - 1) / (num_tokens * engine_.layer_bytes()) + 1;
+  if (path == Path::kStaged) {
+    const std::int64_t slice_bytes = longest_slice(params) * engine_.layer_bytes();
+    // Long runs for the copy engine; a store of few tokens still goes in several pieces.
+    if (direction_ == Direction::kStore) layers = std::max(layers, kMinLaunchBytes / slice_bytes);
+    layers = std::min(layers, options_.slab_bytes / slice_bytes);
+  }
+  return static_cast<std::int32_t>(std::min<std::int64_t>(layers, engine_.num_layers()));
+}
+
+RowGroup Lane::group(const Transfer& transfer, std::int32_t first_layer) const {
+  const std::int32_t end =
+      std::min(first_layer + transfer.flight.group_layers, engine_.num_layers());
+  const std::int32_t num_kv = engine_.num_kv();
+  return {first_layer * num_kv, end * num_kv, transfer.flight.group_layers * num_kv};
+}
+
+void Lane::end_group(const Transfer& transfer, const RowGroup& rows, cudaStream_t stream) {
+  const std::int32_t last_layer = rows.end / engine_.num_kv() - 1;
+  if (direction_ == Direction::kLoad || rows.end == engine_.num_rows()) {
+    transfer.flight.layers[static_cast<std::size_t>(last_layer)].record(stream);
+  }
+  if (direction_ == Direction::kLoad && rows.end < engine_.num_rows()) {
+    const std::lock_guard lock(mutex_);
+    transfer.flight.queued_layers = last_layer + 1;
+    changed_.notify_all();
+  }
+}
+
+KernelParams Lane::kernel_params(const Transfer& transfer, const RowGroup& rows) const {
+  KernelParams kernel{};
+  kernel.rows = engine_.rows();
+  kernel.tokens = ring_.device(transfer.flight.table);
+  kernel.num_tokens = static_cast<std::int32_t>(transfer.num_tokens);
+  kernel.row_begin = rows.begin;
+  kernel.row_end = rows.end;
+  kernel.row_bytes = static_cast<std::int32_t>(engine_.row_bytes());
+  kernel.piece_bytes = static_cast<std::int32_t>(engine_.piece_bytes());
+  return kernel;
+}
+
+void Lane::run_kernel(const Transfer& transfer) {
+  const cudaStream_t stream = kernel_stream_.get();
+  const int width = vector_bytes(transfer.params, engine_.vector_bytes());
+  write_direct_tokens(transfer.params, ring_.host(transfer.flight.table, transfer.num_tokens));
+  ring_.upload(transfer.flight.table, transfer.num_tokens, stream);
+  for (std::int32_t layer = 0; layer < engine_.num_layers();
+       layer += transfer.flight.group_layers) {
+    const RowGroup rows = group(transfer, layer);
+    launch_copy(kernel_params(transfer, rows), direction_, width, options_.max_blocks, stream);
+    end_group(transfer, rows, stream);
+  }
+}
+
+void Lane::run_engine(const Transfer& transfer) {
+  for (std::int32_t layer = 0; layer < engine_.num_layers();
+       layer += transfer.flight.group_layers) {
+    const RowGroup rows = group(transfer, layer);
+    add_engine_runs(transfer.params, transfer.runs, rows, direction_, &batch_);
+    batch_.submit(copy_stream_.get());
+    end_group(transfer, rows, copy_stream_.get());
+  }
+}
+
+void Lane::run_staged(const Transfer& transfer) {
+  const bool is_load = direction_ == Direction::kLoad;
+  const std::int32_t group_rows = transfer.flight.group_layers * engine_.num_kv();
+  plan_parts(transfer.params, group_rows, options_.slab_bytes, &parts_);
+  write_staged_tokens(transfer.params, parts_, group_rows,
+                      ring_.host(transfer.flight.table, transfer.num_tokens));
+  // A load's kernels come after slabs that are filled after the table.
+  ring_.upload(transfer.flight.table, transfer.num_tokens,
+               is_load ? copy_stream_.get() : kernel_stream_.get());
+  for (std::int32_t layer = 0; layer < engine_.num_layers();
+       layer += transfer.flight.group_layers) {
+    const RowGroup rows = group(transfer, layer);
+    for (const Part& part : parts_) move_part(transfer, part, rows);
+    end_group(transfer, rows, is_load ? kernel_stream_.get() : copy_stream_.get());
+  }
+}
+
+void Lane::move_part(const Transfer& transfer, const Part& part, const RowGroup& rows) {
+  const bool is_load = direction_ == Direction::kLoad;
+  const cudaStream_t filling = is_load ? copy_stream_.get() : kernel_stream_.get();
+  const cudaStream_t draining = is_load ? kernel_stream_.get() : copy_stream_.get();
+  Slab& slab = slabs_[next_slab_++ % slabs_.size()];
+
+  const auto copy = [&] {
+    add_slab_runs(transfer.params, part, rows, slab.data, direction_, &batch_);
+    batch_.submit(copy_stream_.get());
+  };
+  const auto sort = [&] {
+    KernelParams kernel = kernel_params(transfer, rows);
+    kernel.tokens += part.token_begin;
+    kernel.num_tokens = part.num_tokens;
+    kernel.stored = reinterpret_cast<std::uintptr_t>(slab.data);
+    kernel.row_origin = rows.begin;
+    launch_copy(kernel, direction_, engine_.vector_bytes(), options_.max_blocks,
+                kernel_stream_.get());
+  };
+
+  slab.drained.hold(filling);
+  if (is_load) {
+    copy();
+  } else {
+    sort();
+  }
+  slab.filled.record(filling);
+  slab.filled.hold(draining);
+  if (is_load) {
+    sort();
+  } else {
+    copy();
+  }
+  slab.drained.record(draining);
+}
+
+}  // namespace radixkv::cuda
