@@ -146,7 +146,6 @@ class Bench:
             "plain": self.plain,
             "kernel": self.ours(_cuda.Path.KERNEL, page=16),
             "staged": self.ours(_cuda.Path.STAGED, page=16),
-            "engine": self.ours(_cuda.Path.ENGINE, page=64),
         }
         cases: dict[str, Callable[[], float]] = {}
         for path, flow in flows.items():

@@ -108,7 +108,7 @@ def main() -> None:
     hnd = Bench(vllm_engine(heads_first=True), chunks)
     for times in paged.transfers["best"].path_times:
         us = dict(zip(_cuda.Path.__members__, (round(us, 1) for us in times.us), strict=True))
-        progress(f"  {times.direction.name} {times.num_bytes} B in runs of {times.run_bytes}: {us}")
+        progress(f"  measured at start: {times.direction.name} {times.num_bytes} B: {us}")
 
     engines = [(f"page{page}", paged, page) for page in (1, 16, 64)]
     engines += [("vllm", nhd, VLLM_BLOCK), ("vllm_hnd", hnd, VLLM_BLOCK)]

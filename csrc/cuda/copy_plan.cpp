@@ -18,12 +18,6 @@ TokenCopy engine_side(const CopyParams& params, std::int64_t slot) {
   return token;
 }
 
-std::byte* engine_address(const CopyParams& params, std::int64_t row, std::int64_t slot) {
-  std::byte* block = params.engine[row] + slot / params.block_slots * params.engine_strides[row];
-  return params.block_slots == 1 ? block
-                                 : block + slot % params.block_slots * params.slot_strides[row];
-}
-
 void add(std::byte* stored, std::byte* device, std::int64_t num_bytes, Direction direction,
          CopyBatch* batch) {
   const bool to_device = direction == Direction::kLoad;
@@ -84,17 +78,6 @@ void plan_parts(const CopyParams& params, std::int32_t group_rows, std::int64_t 
   }
 }
 
-void add_engine_runs(const CopyParams& params, std::span<const CopyRun> runs, const RowGroup& rows,
-                     Direction direction, CopyBatch* batch) {
-  for (std::int64_t row = rows.begin; row < rows.end; ++row) {
-    for (const CopyRun& run : runs) {
-      const std::int64_t token = row * params.chunk_num_tokens[run.slice] + run.token;
-      add(params.chunks[run.slice] + token * params.row_bytes,
-          engine_address(params, row, run.slot), run.count * params.row_bytes, direction, batch);
-    }
-  }
-}
-
 void add_slab_runs(const CopyParams& params, const Part& part, const RowGroup& rows,
                    std::byte* slab, Direction direction, CopyBatch* batch) {
   for (std::int32_t slice = part.slice_begin; slice < part.slice_end; ++slice) {
@@ -111,14 +94,6 @@ void add_slab_runs(const CopyParams& params, const Part& part, const RowGroup& r
     }
     slab += rows.group_rows * slab_step;
   }
-}
-
-bool engine_is_dense(const CopyParams& params) {
-  if (params.num_pieces > 1) return false;
-  const std::int64_t* strides =
-      params.block_slots == 1 ? params.engine_strides : params.slot_strides;
-  return std::all_of(strides, strides + params.num_rows,
-                     [&](std::int64_t stride) { return stride == params.row_bytes; });
 }
 
 int engine_vector_bytes(const CopyParams& params) {

@@ -1,14 +1,14 @@
-// From a CopyParams to what the device is told: tables of tokens for the kernel, lists of runs for
-// the copy engine.
+// From a CopyParams to what the device is told: tables of tokens for the kernel, and for the copy
+// engine lists of runs.
 //
-//   direct   the kernel, or the copy engine, reads and writes the chunks where they lie
+//   direct   the kernel reads and writes the chunks where they lie
 //   staged   the copy engine moves stored runs between the chunks and a slab on the device, and the
-//   kernel moves
-//            rows between slab and engine. What does not fit into one slab goes in parts:
+//            kernel moves rows between slab and engine. What does not fit into one slab goes in
+//            parts:
 //
 //            slices   [ 64 tokens ][ 64 ][ 30 ] | [ 64 ][ 64 ]       part 0 | part 1
-//            slab     [row][64 tokens] … [row][64] … [row][30] …     like chunks, for the rows of
-//            one group
+//            slab     [row][64 tokens] … [row][64] … [row][30] …     as in chunks, for one group's
+//            rows
 //
 // Thread safety: free functions over the caller's memory. Nothing here calls CUDA.
 #pragma once
@@ -19,7 +19,6 @@
 
 #include "cuda/copy_batch.h"
 #include "cuda/copy_kernel.h"
-#include "transfer/cpu_copy.h"
 #include "transfer/params.h"
 
 namespace radixkv::cuda {
@@ -47,17 +46,9 @@ void write_staged_tokens(const CopyParams& params, std::span<const Part> parts,
 void plan_parts(const CopyParams& params, std::int32_t group_rows, std::int64_t slab_bytes,
                 std::vector<Part>* parts);
 
-// Adds the copies between the chunks and the engine for the rows of a group; `runs` come from
-// plan_runs(). REQUIRES: rows are dense (engine_is_dense).
-void add_engine_runs(const CopyParams& params, std::span<const CopyRun> runs, const RowGroup& rows,
-                     Direction direction, CopyBatch* batch);
-
 // Adds the copies between a part's chunks and its slab: one run for a whole chunk, else one a row.
 void add_slab_runs(const CopyParams& params, const Part& part, const RowGroup& rows,
                    std::byte* slab, Direction direction, CopyBatch* batch);
-
-// Whether tokens in neighbouring slots of a block are neighbours in memory, on every row.
-bool engine_is_dense(const CopyParams& params);
 
 // The widest vector that divides every address, stride, row and piece of the engine's side.
 int engine_vector_bytes(const CopyParams& params);

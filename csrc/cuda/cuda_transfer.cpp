@@ -7,11 +7,6 @@
 namespace radixkv::cuda {
 namespace {
 
-// Queueing short copies by the ten thousand keeps the driver's lock for milliseconds, and with it
-// whoever launches the model's kernels: on an H200 a launch beside runs of 32 KiB took 1 ms, with
-// stores 50.
-constexpr std::int64_t kMinEngineRunBytes = 128 << 10;
-
 [[noreturn]] void refuse(const std::string& message) { throw std::invalid_argument(message); }
 
 }  // namespace
@@ -35,9 +30,8 @@ CudaTransfer::CudaTransfer(EngineLayout layout, const CudaOptions& options)
 
 std::unique_ptr<Lane> CudaTransfer::make_lane(Direction direction) const {
   return std::make_unique<Lane>(
-      engine_, direction, options_.lane,
-      [this, direction](const CopyParams& params, std::int64_t num_tokens, std::int64_t num_runs) {
-        return choose(direction, params, num_tokens, num_runs);
+      engine_, direction, options_.lane, [this, direction](std::int64_t num_bytes) {
+        return options_.path ? *options_.path : paths_.choose(direction, num_bytes);
       });
 }
 
@@ -69,18 +63,6 @@ std::optional<Ticket> CudaTransfer::submit(Direction direction, const Slices& sl
   const auto number = lane(direction).submit(slices, fence);
   if (!number) return std::nullopt;
   return Ticket{direction, *number};
-}
-
-Path CudaTransfer::choose(Direction direction, const CopyParams& params, std::int64_t num_tokens,
-                          std::int64_t num_runs) const {
-  if (options_.path) return *options_.path;
-  const std::int64_t mean_run_bytes = num_tokens * engine_.row_bytes() / num_runs;
-  std::array<bool, kPaths.size()> suits{};
-  for (std::size_t i = 0; i < kPaths.size(); ++i) {
-    suits[i] = can_take(kPaths[i], engine_, options_.lane, params);
-  }
-  suits[1] &= mean_run_bytes >= kMinEngineRunBytes;
-  return paths_.choose(direction, num_tokens * engine_.token_bytes(), mean_run_bytes, suits);
 }
 
 }  // namespace radixkv::cuda

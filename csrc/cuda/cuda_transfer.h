@@ -71,8 +71,6 @@ class CudaTransfer {
   Lane& lane(Direction direction) { return direction == Direction::kLoad ? *loads_ : *stores_; }
   std::optional<Ticket> submit(Direction direction, const Slices& slices, cudaStream_t fence);
   std::unique_ptr<Lane> make_lane(Direction direction) const;
-  Path choose(Direction direction, const CopyParams& params, std::int64_t num_tokens,
-              std::int64_t num_runs) const;
 
   const CudaOptions options_;
   const DeviceEngine engine_;

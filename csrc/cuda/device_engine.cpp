@@ -10,7 +10,6 @@ namespace radixkv::cuda {
 DeviceEngine::DeviceEngine(EngineLayout layout, int device)
     : layout_(std::move(layout)), device_(device) {
   layout_.check();
-  is_dense_ = engine_is_dense(layout_.params());
   vector_bytes_ = engine_vector_bytes(layout_.params());
 
   const DeviceScope scope(device);

@@ -29,13 +29,11 @@ class DeviceEngine {
   std::int64_t piece_bytes() const { return layout_.row_bytes / layout_.num_pieces; }
   std::int64_t layer_bytes() const { return num_kv() * row_bytes(); }  // of one token
   std::int64_t token_bytes() const { return num_rows() * row_bytes(); }
-  bool is_dense() const { return is_dense_; }         // engine_is_dense()
   int vector_bytes() const { return vector_bytes_; }  // engine_vector_bytes()
 
  private:
   EngineLayout layout_;
   int device_;
-  bool is_dense_ = false;
   int vector_bytes_ = 1;
   DeviceArray<EngineRow> rows_;
 };

@@ -2,10 +2,9 @@
 // start.
 //
 //   kernel    kernel stream  [fence] [table] [rows of group 0] [group 1] …
-//   engine    copy stream    [fence] [runs of group 0] [group 1] …
-//   staged    copy stream    [table] [slab 0] [slab 1] [slab 2] …            a load; a store goes
-//   the other way
-//             kernel stream  [fence]         [slab 0 → engine] [slab 1 → engine] …
+//   staged    copy stream    [table] [slab 0] [slab 1] [slab 2] …           a load; a store goes
+//   the
+//             kernel stream  [fence]         [slab 0 → engine] [slab 1 → engine] …        other way
 //
 // A group is one layer, or as many as make a launch worth its price. A load records an event after
 // each group.
@@ -37,9 +36,8 @@ namespace radixkv::cuda {
 
 // How bytes move.
 enum class Path {
-  kKernel,  // the kernel reads and writes pinned memory itself: any layout, takes multiprocessors
-  kEngine,  // the copy engine moves runs that are whole on both sides
-  kStaged,  // the copy engine moves stored runs, the kernel sorts rows on the device
+  kKernel,  // the kernel reads and writes pinned memory itself: few bytes soonest
+  kStaged,  // the copy engine moves stored runs, the kernel sorts rows on the device: many bytes
 };
 
 struct LaneOptions {
@@ -50,13 +48,8 @@ struct LaneOptions {
   std::int64_t max_tokens = 262144;  // in flight together, and at most in one transfer
 };
 
-// Whether a path suits an engine, and slices that are as long as these.
-bool can_take(Path path, const DeviceEngine& engine, const LaneOptions& options,
-              const CopyParams& params);
-
-// Picks a path for a transfer whose tokens lie in so many runs on the engine's side.
-using ChoosePath =
-    std::function<Path(const CopyParams& params, std::int64_t num_tokens, std::int64_t num_runs)>;
+// Picks a path for a transfer of so many bytes.
+using ChoosePath = std::function<Path(std::int64_t num_bytes)>;
 
 class Lane {
  public:
@@ -96,7 +89,6 @@ class Lane {
   };
   struct Transfer {
     const CopyParams& params;
-    std::span<const CopyRun> runs;
     std::int64_t num_tokens;
     Flight& flight;
   };
@@ -111,7 +103,6 @@ class Lane {
   RowGroup group(const Transfer& transfer, std::int32_t first_layer) const;
   void end_group(const Transfer& transfer, const RowGroup& rows, cudaStream_t stream);
   void run_kernel(const Transfer& transfer);
-  void run_engine(const Transfer& transfer);
   void run_staged(const Transfer& transfer);
   void move_part(const Transfer& transfer, const Part& part, const RowGroup& rows);
   KernelParams kernel_params(const Transfer& transfer, const RowGroup& rows) const;
@@ -127,7 +118,8 @@ class Lane {
   TokenRing ring_;  // its room is handed out under mutex_
   DeviceArray<std::byte> slab_memory_;
   std::vector<Slab> slabs_;
-  std::size_t next_slab_ = 0;
+  std::vector<Event> parts_done_;  // of the last ones queued
+  std::size_t next_part_ = 0;
   std::vector<Part> parts_;
   CopyBatch batch_;
 

@@ -16,31 +16,20 @@ std::int32_t longest_slice(const CopyParams& params) {
 
 }  // namespace
 
-bool can_take(Path path, const DeviceEngine& engine, const LaneOptions& options,
-              const CopyParams& params) {
-  if (path == Path::kEngine) return engine.is_dense();
-  if (path == Path::kKernel) return true;
-  return longest_slice(params) * engine.layer_bytes() <= options.slab_bytes;
-}
-
 void Lane::queue(Flight* flight) {
   const DeviceScope scope(engine_.device());
   CopyParams params = engine_.layout().params();
   flight->arrays.fill(&params);
-  const std::vector<CopyRun> runs = plan_runs(params);
   const std::int64_t num_tokens = flight->arrays.num_tokens();
-  const Path path = choose_(params, num_tokens, static_cast<std::int64_t>(runs.size()));
-  flight->path = can_take(path, engine_, options_, params) ? path : Path::kKernel;
+  const bool fits_slab = longest_slice(params) * engine_.layer_bytes() <= options_.slab_bytes;
+  flight->path = fits_slab ? choose_(num_tokens * engine_.token_bytes()) : Path::kKernel;
   flight->group_layers = group_layers(params, num_tokens, flight->path);
-  flight->fence.hold(flight->path == Path::kEngine ? copy_stream_.get() : kernel_stream_.get());
-  const Transfer transfer{params, runs, num_tokens, *flight};
-  switch (flight->path) {
-    case Path::kKernel:
-      return run_kernel(transfer);
-    case Path::kEngine:
-      return run_engine(transfer);
-    case Path::kStaged:
-      return run_staged(transfer);
+  flight->fence.hold(kernel_stream_.get());  // the copy engine touches chunks and slabs alone
+  const Transfer transfer{params, num_tokens, *flight};
+  if (flight->path == Path::kKernel) {
+    run_kernel(transfer);
+  } else {
+    run_staged(transfer);
   }
 }
 
@@ -102,16 +91,6 @@ void Lane::run_kernel(const Transfer& transfer) {
   }
 }
 
-void Lane::run_engine(const Transfer& transfer) {
-  for (std::int32_t layer = 0; layer < engine_.num_layers();
-       layer += transfer.flight.group_layers) {
-    const RowGroup rows = group(transfer, layer);
-    add_engine_runs(transfer.params, transfer.runs, rows, direction_, &batch_);
-    batch_.submit(copy_stream_.get());
-    end_group(transfer, rows, copy_stream_.get());
-  }
-}
-
 void Lane::run_staged(const Transfer& transfer) {
   const bool is_load = direction_ == Direction::kLoad;
   const std::int32_t group_rows = transfer.flight.group_layers * engine_.num_kv();
@@ -133,7 +112,9 @@ void Lane::move_part(const Transfer& transfer, const Part& part, const RowGroup&
   const bool is_load = direction_ == Direction::kLoad;
   const cudaStream_t filling = is_load ? copy_stream_.get() : kernel_stream_.get();
   const cudaStream_t draining = is_load ? kernel_stream_.get() : copy_stream_.get();
-  Slab& slab = slabs_[next_slab_++ % slabs_.size()];
+  Slab& slab = slabs_[next_part_ % slabs_.size()];
+  Event& part_done = parts_done_[next_part_ % parts_done_.size()];
+  ++next_part_;
 
   const auto copy = [&] {
     add_slab_runs(transfer.params, part, rows, slab.data, direction_, &batch_);
@@ -149,6 +130,7 @@ void Lane::move_part(const Transfer& transfer, const Part& part, const RowGroup&
                 kernel_stream_.get());
   };
 
+  part_done.wait();  // the one that was queued so many parts ago
   slab.drained.hold(filling);
   if (is_load) {
     copy();
@@ -163,6 +145,7 @@ void Lane::move_part(const Transfer& transfer, const Part& part, const RowGroup&
     copy();
   }
   slab.drained.record(draining);
+  part_done.record(draining);
 }
 
 }  // namespace radixkv::cuda

@@ -29,7 +29,13 @@ class DeviceScope {
 // An event without timing. It counts as reached until it is first recorded.
 class Event {
  public:
-  Event() { RADIXKV_CUDA_CHECK(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming)); }
+  // Whoever waits spins, which is soonest, or sleeps.
+  enum class Waiting : unsigned { kSpin = 0, kSleep = cudaEventBlockingSync };
+
+  explicit Event(Waiting waiting = Waiting::kSpin) {
+    const unsigned flags = cudaEventDisableTiming | static_cast<unsigned>(waiting);
+    RADIXKV_CUDA_CHECK(cudaEventCreateWithFlags(&event_, flags));
+  }
   ~Event() {
     if (event_ != nullptr) static_cast<void>(cudaEventDestroy(event_));
   }

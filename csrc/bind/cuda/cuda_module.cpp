@@ -85,7 +85,6 @@ void bind_layout(py::module_& module) {
 void bind_values(py::module_& module) {
   py::enum_<Path>(module, "Path", "How bytes move.")
       .value("KERNEL", Path::kKernel, "a kernel reads and writes pinned memory")
-      .value("ENGINE", Path::kEngine, "the copy engine, from chunk to slot")
       .value("STAGED", Path::kStaged, "the copy engine to a slab, a kernel from there");
   py::enum_<Direction>(module, "Direction")
       .value("LOAD", Direction::kLoad)
@@ -94,9 +93,8 @@ void bind_values(py::module_& module) {
       .def_readonly("direction", &Ticket::direction);
   py::class_<PathTimes>(module, "PathTimes", "One case of the measurement at start.")
       .def_readonly("direction", &PathTimes::direction)
-      .def_readonly("run_bytes", &PathTimes::run_bytes)
       .def_readonly("num_bytes", &PathTimes::num_bytes)
-      .def_readonly("us", &PathTimes::us, "Microseconds: kernel, engine, staged.");
+      .def_readonly("us", &PathTimes::us, "Microseconds: kernel, staged.");
 }
 
 template <Direction kDirection>
