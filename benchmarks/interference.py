@@ -29,6 +29,7 @@ SIZE = 8192
 PRODUCTS = 60
 WARM_UP = 20
 IN_FLIGHT = 2
+MAX_TRANSFERS = 60  # traffic ends even where it keeps the model from launching anything
 Submit = Callable[[], Any]
 Wait = Callable[[Any], None]
 
@@ -45,7 +46,7 @@ class Traffic(contextlib.AbstractContextManager["Traffic"]):
     def _run(self) -> None:
         tickets: deque[Any] = deque()
         begin, num_done = time.perf_counter(), 0
-        while not self._stop.is_set():
+        while not self._stop.is_set() and num_done < MAX_TRANSFERS:
             tickets.append(self._submit())
             if len(tickets) == IN_FLIGHT:
                 self._wait(tickets.popleft())
@@ -113,7 +114,9 @@ class Bench:
         torch.cuda.synchronize()
         after = self.model.run()
         self.gbps.setdefault(name, []).append(sum(flow.gbps for flow in flows))
-        return (2 * beside / (before + after) - 1) * 100
+        percent = (2 * beside / (before + after) - 1) * 100
+        progress(f"    {name}: {percent:.1f} %, a launch {self.launch_us[name][-1]:.0f} µs")
+        return percent
 
     def plain(self, direction: Any) -> Traffic:
         """One copy of everything: what no path can undercut."""
