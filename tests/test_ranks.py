@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 import pytest
 
-from radixkv import CacheConfig, Fetch, KVCache, RankGroup, Spill, Store, TierFormatError, TickRow
+from radixkv import CacheConfig, Fetch, KVCache, RankGroup, Spill, Store, TickRow, TierFormatError
 from radixkv.tiers.disk import disk_file
 from tests.test_cache import CHUNK, MIB, NUM_SLOTS, Engine, prompt
 
