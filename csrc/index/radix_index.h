@@ -313,7 +313,7 @@ class RadixIndex {
   void note_tail(ChunkId id);
   void forget_tail(ChunkId id);
   void inherit_near_tails(NodeId upper, NodeId lower);
-  std::uint32_t cover_of(ChunkId tail, Tier tier) const;
+  bool is_covered(ChunkId tail, Tier tier, std::uint32_t least) const;
   void leave_if_covered(ChunkId tail, Tier tier);
   void supersede_tails(ChunkId id, Tier tier);
 

@@ -118,7 +118,7 @@ void RadixIndex::complete_spill(std::span<const ChunkRef> chunks, std::size_t nu
     if (!chunks_.is_current(chunk.id, chunk.generation)) continue;
     // A tail that disk gave up at once, for a longer chunk, would be written again for ever.
     const bool needless = i < num_ok && chunks_.is_tail(chunk.id) &&
-                          cover_of(chunk.id, Tier::kDisk) >= least_cover(chunk.id);
+                          is_covered(chunk.id, Tier::kDisk, least_cover(chunk.id));
     const bool failed = i >= num_ok && !retry;
     if ((needless || failed) && can_spill(chunk.id)) chunks_.state(chunk.id) |= state::kNoSpill;
     queue_spill(chunk.id);

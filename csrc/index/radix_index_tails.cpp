@@ -58,30 +58,28 @@ void RadixIndex::inherit_near_tails(NodeId upper, NodeId lower) {
   if (!near.empty()) near_tails_[upper] = std::move(near);
 }
 
-// How many of a tail's tokens the best other visible chunk of its span has.
-std::uint32_t RadixIndex::cover_of(ChunkId tail, Tier tier) const {
+// Whether another visible chunk of the span has at least `least` of a tail's tokens. Only nodes
+// that end that far into the span are looked at: where many prompts part before, their number does
+// not matter.
+bool RadixIndex::is_covered(ChunkId tail, Tier tier, std::uint32_t least) const {
   const std::uint32_t span = chunks_[tail].span;
-  const std::uint32_t span_start = chunks_.start(tail);
-  std::uint32_t end = chunks_.end(tail);
-  std::uint32_t best = span_start;
-  const auto offer = [&](ChunkId id, std::uint32_t position) {
-    if (id != kNoChunk && id != tail && chunks_.is_visible(id, tier))
-      best = std::max(best, position);
+  const std::uint32_t span_end = (span + 1) * span_tokens();
+  const std::uint32_t least_end = chunks_.start(tail) + least;
+  const auto covers = [&](ChunkId id) {
+    return id != kNoChunk && id != tail && chunks_.is_visible(id, tier);
   };
   NodeId node = chunks_.node(tail);
   while (true) {
     const Node& here = tree_[node];
-    if (here.end() >= span_start + span_tokens()) {
-      offer(full_chunk(node, span), end);
-    } else {
-      const ChunkId below = here.best[index_of(tier)];
-      offer(below == tail ? best_below(node, tier, tail) : below, end);
-    }
+    const ChunkId below =
+        here.end() >= span_end ? full_chunk(node, span) : here.best[index_of(tier)];
+    if (covers(below)) return true;
+    if (below == tail && best_below(node, tier, tail) != kNoChunk) return true;
     for (ChunkId other = here.first_tail; other != kNoChunk; other = chunks_.next_tail(other)) {
-      if (chunks_[other].span == span) offer(other, std::min(end, chunks_.end(other)));
+      const bool reaches = chunks_[other].span == span && chunks_.end(other) >= least_end;
+      if (reaches && covers(other)) return true;
     }
-    if (here.start <= span_start || best == end) return best - span_start;
-    end = here.start;
+    if (here.start < least_end) return false;
     node = here.parent;
   }
 }
@@ -89,7 +87,7 @@ std::uint32_t RadixIndex::cover_of(ChunkId tail, Tier tier) const {
 // REQUIRES: `tail` is a tail. It may be gone afterwards.
 void RadixIndex::leave_if_covered(ChunkId tail, Tier tier) {
   if (!chunks_.has(tail, state::ready(tier)) || chunks_[tail].uses[index_of(tier)] > 0) return;
-  if (is_pinned(tail) || cover_of(tail, tier) < least_cover(tail)) return;
+  if (is_pinned(tail) || !is_covered(tail, tier, least_cover(tail))) return;
   vacate(tail, tier);
 }
 
@@ -98,7 +96,7 @@ void RadixIndex::leave_if_covered(ChunkId tail, Tier tier) {
 void RadixIndex::supersede_tails(ChunkId id, Tier tier) {
   const bool is_tail = chunks_.is_tail(id);
   if (!chunks_.is_visible(id, tier)) return;
-  if (is_tail && cover_of(id, tier) == chunks_[id].num_tokens) {
+  if (is_tail && is_covered(id, tier, chunks_[id].num_tokens)) {
     leave_if_covered(id, tier);
     return;
   }
