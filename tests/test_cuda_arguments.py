@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from tests.cuda_case import (
+from cuda_case import (
     LAYOUTS,
     NUM_SLOTS,
     Slices,

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from tests.cuda_case import (
+from cuda_case import (
     GUARD_BYTES,
     LAYOUTS,
     NUM_LAYERS,

@@ -10,10 +10,10 @@ from typing import TypeVar
 
 import numpy as np
 import pytest
+from test_cache import CHUNK, MIB, NUM_SLOTS, Engine, prompt
 
 from radixkv import CacheConfig, Fetch, KVCache, RankGroup, Spill, Store, TickRow, TierFormatError
 from radixkv.tiers.disk import disk_file
-from tests.test_cache import CHUNK, MIB, NUM_SLOTS, Engine, prompt
 
 NUM_RANKS = 2
 TIMEOUT_S = 60.0
