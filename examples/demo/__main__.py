@@ -33,7 +33,7 @@ TURNS_AFTER_RESTART = 4
 
 # Room on the device and in memory, as shares of all distinct tokens of the prompts.
 DEVICE_SHARE = 0.4
-MEMORY_SHARE = 0.5
+MEMORY_SHARE = 0.85
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,10 @@ from .errors import DemoError
 from .model import Model
 from .workload import Ids
 
+ENVIRONMENT = {
+    "PYTHONDONTWRITEBYTECODE": "",  # without byte code an engine takes three times as long to start
+    "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin for each other are slow on a busy machine
+}
 START_TIMEOUT_S = 300.0
 ANSWER_TIMEOUT_S = 300.0
 
@@ -66,7 +70,7 @@ class Server:
                 command,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {"PYTHONDONTWRITEBYTECODE": ""},
+                env=os.environ | ENVIRONMENT,
                 start_new_session=True,
             )
 
