@@ -26,6 +26,34 @@ TokenType token_type(const Py_buffer& buffer) {
 }  // namespace
 
 TokenArgument::TokenArgument(py::handle tokens) {
+  if (!view_array(tokens)) view_buffer(tokens);
+  if (num_tokens_ >= std::numeric_limits<std::int32_t>::max()) {
+    const std::string got = std::to_string(num_tokens_);
+    if (buffer_.obj != nullptr) PyBuffer_Release(&buffer_);
+    throw py::value_error("tokens: expected less than 2^31, got " + got);
+  }
+}
+
+// The common case without the buffer protocol, which costs numpy as much as a short match costs us.
+// False where the array is not plain; the protocol then says what is wrong.
+bool TokenArgument::view_array(py::handle tokens) {
+  if (!py::isinstance<py::array>(tokens)) return false;
+  const auto array = py::reinterpret_borrow<py::array>(tokens);
+  const py::dtype type = array.dtype();
+  const char kind = type.kind();
+  const py::ssize_t width = array.itemsize();
+  const bool is_known = (kind == 'i' && (width == 4 || width == 8)) || (kind == 'u' && width == 4);
+  if (!is_known || type.byteorder() != '=' || array.ndim() != 1 ||
+      (array.flags() & py::array::c_style) == 0) {
+    return false;
+  }
+  data_ = array.data();
+  num_tokens_ = static_cast<std::size_t>(array.size());
+  type_ = kind == 'u' ? TokenType::kUint32 : width == 4 ? TokenType::kInt32 : TokenType::kInt64;
+  return true;
+}
+
+void TokenArgument::view_buffer(py::handle tokens) {
   if (PyObject_GetBuffer(tokens.ptr(), &buffer_, PyBUF_ND | PyBUF_FORMAT) != 0) {
     PyErr_Clear();
     throw py::type_error("tokens: expected a contiguous buffer of int32, int64 or uint32, got " +
@@ -35,25 +63,23 @@ TokenArgument::TokenArgument(py::handle tokens) {
     if (buffer_.ndim != 1) {
       throw py::type_error("tokens: expected 1 dimension, got " + std::to_string(buffer_.ndim));
     }
-    if (buffer_.len / buffer_.itemsize >= std::numeric_limits<std::int32_t>::max()) {
-      throw py::value_error("tokens: expected less than 2^31, got " +
-                            std::to_string(buffer_.len / buffer_.itemsize));
-    }
     type_ = token_type(buffer_);
   } catch (...) {
     PyBuffer_Release(&buffer_);
     throw;
   }
+  data_ = buffer_.buf;
+  num_tokens_ = static_cast<std::size_t>(buffer_.len / buffer_.itemsize);
 }
 
 TokenView TokenArgument::view(const py::object& limit) const {
-  auto num_tokens = static_cast<std::size_t>(buffer_.len / buffer_.itemsize);
+  std::size_t num_tokens = num_tokens_;
   if (!limit.is_none()) {
     const auto most = limit.cast<std::int64_t>();
     if (most < 0) throw py::value_error("limit: expected at least 0, got " + std::to_string(most));
     num_tokens = std::min(num_tokens, static_cast<std::size_t>(most));
   }
-  return {buffer_.buf, num_tokens, type_};
+  return {data_, num_tokens, type_};
 }
 
 ChunkArgument::ChunkArgument(const py::object& chunks) {

@@ -21,7 +21,9 @@ namespace py = pybind11;
 class TokenArgument {
  public:
   explicit TokenArgument(py::handle tokens);
-  ~TokenArgument() { PyBuffer_Release(&buffer_); }
+  ~TokenArgument() {
+    if (buffer_.obj != nullptr) PyBuffer_Release(&buffer_);
+  }
   TokenArgument(const TokenArgument&) = delete;
   TokenArgument& operator=(const TokenArgument&) = delete;
 
@@ -29,8 +31,13 @@ class TokenArgument {
   TokenView view(const py::object& limit) const;
 
  private:
-  Py_buffer buffer_;
-  TokenType type_;
+  bool view_array(py::handle tokens);
+  void view_buffer(py::handle tokens);
+
+  Py_buffer buffer_{};  // obj is null where the tokens are a numpy array
+  const void* data_ = nullptr;
+  std::size_t num_tokens_ = 0;
+  TokenType type_ = TokenType::kUint32;
 };
 
 // A 1-d array of CHUNK_DTYPE, held for as long as a call needs it. Anything else is a TypeError.

@@ -55,14 +55,11 @@ RadixIndex::RadixIndex(const IndexConfig& config)
 }
 
 NamespaceId RadixIndex::find_namespace(const NamespaceDigest& digest) {
-  for (NamespaceId space = 0; space < digests_.size(); ++space) {
-    if (digests_[space] == digest) return space;
+  for (const auto& [root, known] : roots_) {
+    if (known == digest) return root;
   }
-  const auto space = static_cast<NamespaceId>(roots_.size());
-  roots_.push_back(tree_.add_root());
-  digests_.push_back(digest);
-  space_of_root_[roots_.back()] = space;
-  return space;
+  roots_.emplace_back(tree_.add_root(), digest);
+  return roots_.back().first;
 }
 
 }  // namespace radixkv

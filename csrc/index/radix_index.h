@@ -41,7 +41,7 @@
 
 namespace radixkv {
 
-using NamespaceId = std::uint32_t;
+using NamespaceId = std::uint32_t;  // the root of the namespace's tree
 using NamespaceDigest = std::array<std::uint8_t, 16>;
 
 // Capacity, in units, of a tier that has no end.
@@ -323,7 +323,7 @@ class RadixIndex {
   void queue_spill_with_all_below(ChunkId id);
   std::vector<ChunkId> spill_chain(ChunkId id) const;
   std::vector<ChunkId> pop_spill_run(std::size_t max_chunks);
-  NamespaceId space_of(ChunkId id) const;
+  const NamespaceDigest& digest_of(ChunkId id) const;
   void append_tokens(ChunkId id, std::vector<Token>& out) const;
   void restore_chain(const RestoredChunks& restored, std::span<const std::size_t> chain,
                      std::span<const std::uint64_t> token_begin, std::vector<ChunkId>& ids);
@@ -338,9 +338,7 @@ class RadixIndex {
   TokenArena arena_;  // before the tree, whose runs lie in it
   TokenTree tree_;
   std::array<TierState, kNumTiers> tiers_;
-  std::vector<NodeId> roots_;  // by namespace
-  std::vector<NamespaceDigest> digests_;
-  std::unordered_map<NodeId, NamespaceId> space_of_root_;
+  std::vector<std::pair<NodeId, NamespaceDigest>> roots_;
   std::unordered_map<ChunkId, std::uint32_t> pins_;  // of handles whose last chunk it is
   // Node whose end lies inside a span → tails of that span that end below it, at most tail_slack
   // behind.

@@ -45,7 +45,7 @@ void RadixIndex::check_invariants() const {
   std::vector<ChunkId> all;
   std::uint32_t num_nodes = 0;
   std::uint64_t num_tokens = 0;
-  for (const NodeId root : roots_) {
+  for (const auto& [root, digest] : roots_) {
     collect(root, 0, all);
     check_nodes(root, num_nodes, num_tokens);
   }

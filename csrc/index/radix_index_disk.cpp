@@ -79,14 +79,16 @@ SpillReservation RadixIndex::reserve_spill(std::size_t max_chunks) {
     result.chunks.push_back(ref(run[i]));
     append_tokens(run[i], result.tokens);
   }
-  result.digest = digests_[space_of(run.front())];
+  result.digest = digest_of(run.front());
   return result;
 }
 
-NamespaceId RadixIndex::space_of(ChunkId id) const {
+const NamespaceDigest& RadixIndex::digest_of(ChunkId id) const {
   NodeId node = chunks_.node(id);
   while (tree_[node].parent != kNoNode) node = tree_[node].parent;
-  return space_of_root_.at(node);
+  return std::find_if(roots_.begin(), roots_.end(),
+                      [&](const auto& root) { return root.first == node; })
+      ->second;
 }
 
 void RadixIndex::append_tokens(ChunkId id, std::vector<Token>& out) const {

@@ -58,7 +58,7 @@ std::vector<ChunkRef> RadixIndex::drop(NamespaceId space, const TokenView& prefi
 
 std::size_t RadixIndex::clear_memory() {
   std::size_t num_cleared = 0;
-  for (const NodeId root : roots_) {
+  for (const auto& [root, digest] : roots_) {
     std::vector<ChunkId> all;
     collect(root, 0, all);
     for (auto at = all.rbegin(); at != all.rend(); ++at) {
@@ -72,8 +72,8 @@ std::size_t RadixIndex::clear_memory() {
 
 std::vector<ChunkRef> RadixIndex::clear_all() {
   std::vector<ChunkRef> dropped;
-  for (NamespaceId space = 0; space < roots_.size(); ++space) {
-    const std::vector<ChunkRef> part = drop(space, TokenView(nullptr, 0, TokenType::kUint32));
+  for (const auto& [root, digest] : roots_) {
+    const std::vector<ChunkRef> part = drop(root, TokenView(nullptr, 0, TokenType::kUint32));
     dropped.insert(dropped.end(), part.begin(), part.end());
   }
   return dropped;

@@ -10,7 +10,7 @@ namespace radixkv {
 namespace {
 
 // Tells runs of tokens apart; simple enough to become vector instructions.
-std::uint64_t digest_of(const TokenRun& run) {
+std::uint64_t mix_tokens(const TokenRun& run) {
   std::uint32_t sum = run.size();
   const Token* tokens = run.data();
   for (std::uint32_t i = 0; i < run.size(); ++i)
@@ -21,11 +21,11 @@ std::uint64_t digest_of(const TokenRun& run) {
 }  // namespace
 
 NodeId RadixIndex::root_of(NamespaceId space) const {
-  if (space >= roots_.size()) {
-    throw std::invalid_argument("namespace: expected one of " + std::to_string(roots_.size()) +
-                                " known, got " + std::to_string(space));
+  if (!tree_.is_root(space)) {
+    throw std::invalid_argument("namespace: expected a number that namespace() gave, got " +
+                                std::to_string(space));
   }
-  return roots_[space];
+  return space;
 }
 
 // Spans that end in (start, end] of the node; each has its full chunk there.
@@ -83,7 +83,7 @@ void RadixIndex::grow(Path& path, const TokenRun& fresh, ChunkId parent) {
   const std::uint32_t start = path.point.position;
   const std::uint32_t end = start + fresh.size();
   NodeId above = path.point.node;
-  record(0x60, above, digest_of(fresh));
+  record(0x60, above, mix_tokens(fresh));
   if (start < tree_[above].end()) above = split(above, start);
   std::uint32_t position = start;
   while (position < end) {

@@ -84,6 +84,7 @@ NodeId TokenTree::allocate() {
   if (!spare_.empty()) {
     const NodeId id = spare_.back();
     spare_.pop_back();
+    nodes_[id].parent = kNoNode;
     return id;
   }
   nodes_.emplace_back();
@@ -92,6 +93,7 @@ NodeId TokenTree::allocate() {
 
 void TokenTree::free(NodeId node) {
   nodes_[node] = Node{};
+  nodes_[node].parent = kFreed;
   spare_.push_back(node);
   --num_nodes_;
 }

@@ -89,6 +89,8 @@ class TokenTree {
   const Node& operator[](NodeId id) const { return nodes_[id]; }
 
   NodeId add_root();
+  // False for any number that add_root() did not return.
+  bool is_root(NodeId id) const { return id < nodes_.size() && nodes_[id].parent == kNoNode; }
 
   // Adds a leaf below `parent`. REQUIRES: `run` is not empty, no child of `parent` begins with its
   // token.
@@ -113,6 +115,8 @@ class TokenTree {
   std::uint64_t num_tokens() const { return num_tokens_; }
 
  private:
+  static constexpr NodeId kFreed = kNoNode - 1;  // the parent of a node that is not in use
+
   NodeId allocate();
   void free(NodeId node);
 
