@@ -16,6 +16,7 @@ once again. `bytes_per_chunk` is what the process grew by, less 4 bytes a token.
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import itertools
 import multiprocessing
 import os
@@ -251,6 +252,8 @@ def run(shape: str) -> None:
 
 
 def main() -> None:
+    if importlib.util.find_spec("lmcache") is None:
+        progress("LMCache is not importable here: its lookup is not measured beside ours")
     context = multiprocessing.get_context("spawn")
     for shape in sys.argv[1:] or SHAPES:
         process = context.Process(target=run, args=(shape,))
