@@ -41,7 +41,8 @@ run() { # folder, runtime, arguments for pytest
   rm -f "$report".*
   printf '[sanitize] tests with %s\n' "$folder" >&2
   LD_PRELOAD=$runtime PYTHONMALLOC=malloc PYTHONPATH=$folder/packages:$packages \
-    ASAN_OPTIONS=detect_leaks=0:$options UBSAN_OPTIONS=$options TSAN_OPTIONS=$options \
+    ASAN_OPTIONS=detect_leaks=0:$options UBSAN_OPTIONS=$options \
+    TSAN_OPTIONS=$options:suppressions=$PWD/tests/thread_sanitizer.txt \
     "${fixed_addresses[@]}" "$python" -S -P -m pytest -p no:cacheprovider -m "$fast" "$@" || {
     cat "$report".* >&2 2>/dev/null || true
     exit 1
