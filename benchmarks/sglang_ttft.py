@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import shutil
 import statistics
@@ -49,9 +50,11 @@ LLAMA_8B = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-CONFIG = (
-    "memory: {{size: 60GiB}}\ndisk: {{path: {disk}, size: 40GiB}}\nprefetch: {{deadline: 60s}}\n"
-)
+CONFIG = """
+memory: {{size: 60GiB}}
+disk: {{path: {disk}, size: 40GiB}}
+prefetch: {{deadline: 60s}}
+"""
 HICACHE = {
     "enable_hierarchical_cache": True,
     "hicache_size": 60,
@@ -150,8 +153,6 @@ def measure(cache: str) -> dict[str, list[float]]:
 
 
 def run_one(cache: str) -> None:
-    import os
-
     folder = Path(tempfile.mkdtemp(prefix="radixkv-bench-"))
     try:
         config = folder / "radixkv.yaml"
