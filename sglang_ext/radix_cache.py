@@ -249,7 +249,10 @@ class RadixKVCache(HiCacheSurface, RadixCache):  # type: ignore[misc]
         self.evictable_size_ += len(key)
         self._update_leaf_status(parent)
         self._update_leaf_status(node)
-        self._record_store_event(node)
+        if hasattr(self, "kv_events"):  # from 0.5.20 on
+            self.kv_events.record_store(node)
+        else:
+            self._record_store_event(node)
         return node
 
     def ready_to_load_host_cache(self) -> int:
@@ -278,7 +281,9 @@ class RadixKVCache(HiCacheSurface, RadixCache):  # type: ignore[misc]
     def cache_finished_req(self, req: Any, is_insert: bool = True, **kwargs: Any) -> None:
         """At the end: keep all that the device keeps, the decoded tokens too if configured."""
         state = state_of(req)
-        num_tokens = kwargs.get("kv_len_to_handle", req.kv_committed_len)
+        num_tokens = kwargs.get("kv_len_to_handle")
+        if num_tokens is None:  # 0.5.15 does not say
+            num_tokens = req.kv_committed_len
         super().cache_finished_req(req, is_insert=is_insert, **kwargs)
         self._end_prefetch(req.rid)
         set_state(req, None)
