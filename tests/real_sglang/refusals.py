@@ -19,9 +19,19 @@ from sglang.srt.server_args import prepare_server_args
 def said(call: Any, *args: Any) -> str:
     try:
         call(*args)
+    except SystemExit:
+        return "no such flag"
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return "accepted"
+
+
+def resolve(line: str) -> None:
+    """Reads a command line as SGLang's launcher does, and completes it (0.5.20: in a step of its
+    own)."""
+    arguments = prepare_server_args(line.split())
+    if hasattr(arguments, "resolve_once"):
+        arguments.resolve_once()
 
 
 def build_context(pool_type: type, **changes: Any) -> Any:
@@ -37,7 +47,7 @@ def main() -> None:
     load_plugins()
     from sglang_ext.support import check_model
 
-    arguments = {line: said(prepare_server_args, line.split()) for line in json.load(sys.stdin)}
+    arguments = {line: said(resolve, line) for line in json.load(sys.stdin)}
     graph = SimpleNamespace(prefill=SimpleNamespace(backend="full"))
     on_gpu = SimpleNamespace(device="cuda", cuda_graph_config=graph)
     plain = memory_pool.MHATokenToKVPool

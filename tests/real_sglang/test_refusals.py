@@ -57,6 +57,8 @@ def test_the_flag_alone_is_accepted(said: dict[str, Any]) -> None:
 @pytest.mark.parametrize("flag", FLAGS)
 def test_a_flag_that_is_not_served_is_named(said: dict[str, Any], flag: str) -> None:
     name = flag.split()[0]
+    if said["flags"][flag] == "no such flag":
+        pytest.skip(f"this version of SGLang has no {name}")
 
     assert said["flags"][flag].startswith("UnsupportedError: ")
     assert name in said["flags"][flag]
