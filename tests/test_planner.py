@@ -57,6 +57,15 @@ def store(planner: Planner, tokens: np.ndarray) -> Store | None:
     return planner.store(tokens, identity_slots, time=planner.new_admission())
 
 
+def make_planner_with_on_disk(tokens: np.ndarray, **settings) -> Planner:
+    """A planner that keeps these tokens on disk and nothing in memory."""
+    planner = make_planner(disk_chunks=8, **settings)
+    store(planner, tokens)
+    end(planner)
+    planner.clear(disk=False)
+    return planner
+
+
 def test_a_store_is_visible_only_when_its_bytes_are_down():
     planner = make_planner()
     tokens = prompt(1, 2, rest=5)
@@ -186,11 +195,8 @@ def test_a_disk_that_fails_is_left_alone_and_tried_again():
 
 
 def test_prefetch_brings_the_disk_into_memory():
-    planner = make_planner(disk_chunks=8)
     tokens = prompt(1, 3)
-    store(planner, tokens)
-    end(planner)
-    planner.clear(disk=False)
+    planner = make_planner_with_on_disk(tokens)
 
     prefetch = planner.prefetch(tokens)
     assert not prefetch.done
@@ -212,11 +218,8 @@ def test_prefetch_has_nothing_to_do_when_memory_has_it_all():
 
 
 def test_a_late_prefetch_is_waited_for_no_longer():
-    planner = make_planner(disk_chunks=8, prefetch_deadline_s=1.0)
     tokens = prompt(1, 3)
-    store(planner, tokens)
-    end(planner)
-    planner.clear(disk=False)
+    planner = make_planner_with_on_disk(tokens, prefetch_deadline_s=1.0)
 
     prefetch = planner.prefetch(tokens)
     planner.apply(TickRecord(999_000, ()))
@@ -232,11 +235,8 @@ def test_a_late_prefetch_is_waited_for_no_longer():
 
 @pytest.mark.parametrize(("fetch_rate", "is_worth_it"), [(10**9, True), (10**4, False), (0, True)])
 def test_a_prefetch_that_takes_longer_than_computing_is_not_begun(fetch_rate, is_worth_it):
-    planner = make_planner(disk_chunks=8)
     tokens = prompt(1, 3)
-    store(planner, tokens)
-    end(planner)
-    planner.clear(disk=False)
+    planner = make_planner_with_on_disk(tokens)
 
     planner.apply(TickRecord(0, (), Rates(fetch_rate, compute_tokens_per_s=1000)))
     prefetch = planner.prefetch(tokens)
@@ -246,11 +246,8 @@ def test_a_prefetch_that_takes_longer_than_computing_is_not_begun(fetch_rate, is
 
 
 def test_a_dear_disk_is_measured_again_now_and_then():
-    planner = make_planner(disk_chunks=8)
     tokens = prompt(1, 3)
-    store(planner, tokens)
-    end(planner)
-    planner.clear(disk=False)
+    planner = make_planner_with_on_disk(tokens)
     planner.apply(TickRecord(0, (), Rates(10**4, compute_tokens_per_s=1000)))
 
     begun = [planner.prefetch(tokens) is not None for _ in range(20)]
@@ -259,11 +256,8 @@ def test_a_dear_disk_is_measured_again_now_and_then():
 
 
 def test_two_prefetches_of_one_prompt_read_it_once():
-    planner = make_planner(disk_chunks=8)
     tokens = prompt(1, 3)
-    store(planner, tokens)
-    end(planner)
-    planner.clear(disk=False)
+    planner = make_planner_with_on_disk(tokens)
 
     first, second = planner.prefetch(tokens), planner.prefetch(tokens)
     fetched = [command for command in end(planner) if isinstance(command, Fetch)]
@@ -276,11 +270,8 @@ def test_two_prefetches_of_one_prompt_read_it_once():
 
 
 def test_a_corrupt_chunk_is_a_miss_and_leaves_the_disk():
-    planner = make_planner(disk_chunks=8)
     tokens = prompt(1, 3)
-    store(planner, tokens)
-    end(planner)
-    planner.clear(disk=False)
+    planner = make_planner_with_on_disk(tokens)
 
     prefetch = planner.prefetch(tokens)
     end(planner, status=CORRUPT, num_ok=1)
