@@ -11,7 +11,7 @@ from rich.table import Table
 from .server import Answer
 
 ON_A_GPU = (
-    "pip install radixkv 'sglang>=0.5.15,<0.5.21'",
+    "pip install '.[sglang]'",
     r'printf "memory: {size: 64GiB}\ndisk: {path: /mnt/nvme/radixkv, size: 1TiB}\n" > kv.yaml',
     "python -m sglang.launch_server --model-path MODEL"
     " --radix-cache-backend radixkv --radixkv-config kv.yaml",
