@@ -72,9 +72,9 @@ bench: build  ## One benchmark, NAME=index say: JSON lines on stdout, progress o
 	@$(BIN)/python benchmarks/$(NAME).py $(ARGS)
 
 .PHONY: soak
-soak: build engine  ## What takes too long for every change
+soak: build engine  ## What takes too long for every change (ROWS=FILE keeps how each test ended)
 	python3 tests/engines/setup.py sglang-0.5.15 sglang-0.5.20
-	$(BIN)/python -m pytest -m soak
+	$(BIN)/python -m pytest -m soak $(if $(ROWS),--rows "$(ROWS)")
 
 .PHONY: engine
 engine: $(VENV)/.ready

@@ -54,14 +54,15 @@ def emit(name: str, values: Sequence[float], unit: str, **extra: object) -> None
         "unit": unit,
         "rounds": len(values),
     }
-    print(json.dumps(row | extra | _circumstances()), flush=True)
+    print(json.dumps(row | extra | circumstances()), flush=True)
 
 
 def _round(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def _circumstances() -> dict[str, object]:
+def circumstances() -> dict[str, object]:
+    """The machine, the load on it now, and the commit, for a row."""
     return {"load": round(os.getloadavg()[0], 2)} | _machine()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from prompts import Workload, make_workload
-from sglang_harness import ServerConfig, SGLangServer
+from sglang_harness import DEFAULT_ENGINE, ServerConfig, SGLangServer
 from sglang_models import write_deepseek, write_llama
 
 
@@ -17,6 +17,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(here):
             item.add_marker(pytest.mark.engine)
+            # For the rows that `--rows` keeps.
+            item.user_properties.append(("sglang", version_of(item)))
+
+
+def version_of(item: pytest.Item) -> str:
+    """The release of SGLang that a test runs."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    return str(parameters.get("version", DEFAULT_ENGINE.removeprefix("sglang-")))
 
 
 @pytest.fixture(scope="session")

@@ -43,6 +43,8 @@ ENVIRONMENT = {
 START_TIMEOUT_S = 240.0
 CALL_TIMEOUT_S = 120.0
 
+DEFAULT_ENGINE = "sglang-0.5.18"
+
 CacheName = Literal["none", "radix", "radixkv"]
 
 
@@ -65,7 +67,7 @@ class ServerConfig:
 
     model: Path
     log: Path
-    engine: str = "sglang-0.5.18"
+    engine: str = DEFAULT_ENGINE
     cache: CacheName = "radix"
     radixkv_config: Path | None = None
     page_size: int = 1
