@@ -1,0 +1,68 @@
+"""Requests that SGLang takes back in the middle of their answer, and admits again later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from prompts import Workload
+from sglang_harness import ServerConfig, write_radixkv_config
+from sglang_models import KV_BYTES_PER_TOKEN
+from workload_run import Run, check_nothing_is_held, check_outputs, check_sums, run_workload
+
+LEGS = [pytest.param("mha", 1, True), pytest.param("mla", 16, False)]
+EVERY = 5  # so many forward passes, one request is taken back
+
+pytestmark = pytest.mark.parametrize(("attention", "page_size", "overlap"), LEGS, scope="module")
+
+
+@pytest.fixture(scope="module")
+def run(
+    attention: str,
+    page_size: int,
+    overlap: bool,
+    models: dict[str, Path],
+    workload_for: Callable[[str], Workload],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Run:
+    """A third of the workload; memory is too small for it, the device smaller still."""
+    folder = tmp_path_factory.mktemp("retraction")
+    workload = workload_for(attention)
+    num_tokens = workload.num_distinct_tokens
+    memory_bytes = num_tokens // 8 * KV_BYTES_PER_TOKEN[attention]
+    config = ServerConfig(
+        model=models[attention],
+        log=folder / "server.log",
+        cache="radixkv",
+        radixkv_config=write_radixkv_config(folder, memory_bytes=memory_bytes),
+        page_size=page_size,
+        overlap=overlap,
+        device_tokens=num_tokens // 10 // page_size * page_size,
+        environment={"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": str(EVERY)},
+    )
+    return run_workload(config, list(workload.batches())[::3])
+
+
+def test_many_were_retracted_and_many_were_not(run: Run) -> None:
+    num_disturbed = len(run.answers) - len(run.undisturbed)
+
+    assert num_disturbed >= len(run.answers) // 8
+    assert len(run.undisturbed) >= len(run.answers) // 8
+
+
+def test_every_answer_is_that_of_a_run_without_cache(run: Run) -> None:
+    check_outputs(run)
+
+
+def test_prompts_came_from_below_the_device(run: Run) -> None:
+    assert sum(answer.host_tokens + answer.storage_tokens for answer in run.undisturbed) > 0
+
+
+def test_parts_of_a_prompt_that_ran_through_add_up(run: Run) -> None:
+    check_sums(run)
+
+
+def test_nothing_is_pinned_or_leaked_after_a_batch(run: Run) -> None:
+    for batch in run.batches:
+        check_nothing_is_held(batch.state)

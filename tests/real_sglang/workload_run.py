@@ -1,0 +1,85 @@
+"""A workload on one server: what came back, what state it left, and what must hold of both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from prompts import MAX_NEW_TOKENS, Prompt
+from sglang_harness import Generation, ServerConfig, SGLangServer
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Prompts that were sent together, what came back, and the server's state afterwards."""
+
+    prompts: list[Prompt]
+    answers: list[Generation]
+    state: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a single rank made of a workload."""
+
+    batches: list[Batch]
+    prefilled_tokens: dict[str, int]
+
+    @property
+    def answers(self) -> list[Generation]:
+        return [answer for batch in self.batches for answer in batch.answers]
+
+    @property
+    def undisturbed(self) -> list[Generation]:
+        """Those that ran through: a retracted request computes part of its prompt twice."""
+        return [answer for answer in self.answers if answer.num_retractions == 0]
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """radixkv's own, at the end."""
+        counters: dict[str, int] = self.batches[-1].state["radixkv"]["counters"]
+        return counters
+
+
+def run_workload(config: ServerConfig, batches: Iterable[list[Prompt]]) -> Run:
+    """Sends one batch after the other; each begins when nothing is left of the one before."""
+    done = []
+    with SGLangServer(config) as server:
+        for prompts in batches:
+            answers = server.generate([prompt.ids for prompt in prompts], MAX_NEW_TOKENS)
+            (state,) = server.wait_until_idle()
+            done.append(Batch(prompts, answers, state))
+    return Run(done, server.prefilled_tokens)
+
+
+def check_outputs(run: Run) -> None:
+    """Every answer is that of a run without cache."""
+    expected = [prompt.expected for batch in run.batches for prompt in batch.prompts]
+    assert [answer.output_ids for answer in run.answers] == expected
+
+
+def check_sums(run: Run) -> None:
+    """Where a prompt's tokens came from adds up; SGLang's figures and radixkv's agree.
+
+    What was computed is counted at the forward, not taken from SGLang's own figures.
+    """
+    for answer in run.undisturbed:
+        parts = (answer.device_tokens, answer.host_tokens, answer.storage_tokens)
+        assert sum(parts) == answer.cached_tokens
+        assert sum(parts) + run.prefilled_tokens[answer.rid] == answer.prompt_tokens
+    reported = sum(answer.host_tokens + answer.storage_tokens for answer in run.undisturbed)
+    if len(run.undisturbed) == len(run.answers):
+        assert run.counters["loaded"] == reported
+    else:
+        assert run.counters["loaded"] >= reported
+
+
+def check_nothing_is_held(state: dict[str, Any]) -> None:
+    """An idle rank has no locked slot, lost none, and radixkv neither pins nor moves anything."""
+    radixkv = state["radixkv"]
+    assert state["available_slots"] + state["evictable_slots"] == state["total_slots"]
+    assert state["protected_slots"] == 0
+    assert radixkv["pins"] == radixkv["device_transfers"] == 0
+    for tier in radixkv["tiers"].values():
+        assert tier["uses"] == tier["writing_chunks"] == 0
