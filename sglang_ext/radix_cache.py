@@ -3,13 +3,14 @@
 SGLang's own tree says what the device holds; it stays as it is. This class adds what is kept
 outside the device:
 
-    match_prefix            device hit, then what memory holds beyond it (`host_hit_length`)
-    prefetch_from_storage   a request queues: disk → memory begins check_prefetch_progress hold it
-    back until that is done or late init_load_back          admitted: slots are taken, memory →
-    device begins, all or nothing ready_to_load_host_cache  a batch is made: its layers wait for the
-    loads under way cache_unfinished_req, cache_finished_req   what was computed is copied out, its
-    slots locked meanwhile check_hicache_events    once a step: hear what ended, unlock, plan what
-    follows
+    match_prefix              device hit, then what memory holds beyond it (`host_hit_length`)
+    prefetch_from_storage     a request queues: disk → memory begins
+    check_prefetch_progress   hold it back until that is done or late
+    init_load_back            admitted: slots are taken, memory → device begins, all or nothing
+    ready_to_load_host_cache  a batch is made: its layers wait for the loads under way
+    cache_unfinished_req, cache_finished_req
+                              what was computed is copied out, its slots locked meanwhile
+    check_hicache_events      once a step: hear what ended, unlock, plan what follows
 """
 
 from __future__ import annotations
@@ -26,17 +27,25 @@ from sglang.srt.mem_cache.base_prefix_cache import EvictParams, MatchPrefixParam
 from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey, TreeNode
 
 from radixkv import CacheConfig, CompletionStatus, KVCache, Load, SlotSource, Store, Ticket
+from sglang_ext.failed_loads import (
+    end_readers,
+    forget_poison,
+    is_poisoned,
+    make_unreachable,
+    reads,
+    upper_end,
+)
 from sglang_ext.identity import draw_nonce, engine_namespace, new_weights
 from sglang_ext.layer_waits import LayerWaits
 from sglang_ext.pool import describe_pool, stream_reader
 from sglang_ext.ranks import rank_group
 from sglang_ext.requests import (
     RequestState,
-    abort,
     is_served,
     request_namespace,
     rid_of,
     set_state,
+    slots_of,
     state_of,
 )
 from sglang_ext.support import check_model
@@ -47,14 +56,19 @@ logger = logging.getLogger(__name__)
 _DRAIN_ROUNDS = 1000  # of 10 ms at most
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Load:
-    """A load under way: for whom, and the tree node that its slots went into."""
+    """A load under way, and the tree node that its slots went into."""
 
     ticket: Ticket
-    state: RequestState
     node: TreeNode
     num_tokens: int
+    failed: bool = False
+
+    @property
+    def top(self) -> TreeNode:
+        """The node, or where it begins if it was split since."""
+        return upper_end(self.node, self.num_tokens)
 
 
 class RadixKVCache(HiCacheSurface, RadixCache):  # type: ignore[misc]
@@ -89,7 +103,7 @@ class RadixKVCache(HiCacheSurface, RadixCache):  # type: ignore[misc]
         self._overlap = not ctx.server_args.disable_overlap_schedule
         self._trees: dict[tuple[Any, Any], int] = {}
         self._loads: dict[int, _Load] = {}
-        self._served: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._matched_requests: weakref.WeakSet[Any] = weakref.WeakSet()
         self._num_unreachable = 0
         self._prefetching: dict[str, RequestState] = {}
         self._last_matched: RequestState | None = None
@@ -109,6 +123,7 @@ class RadixKVCache(HiCacheSurface, RadixCache):  # type: ignore[misc]
         result = super().match_prefix(params)
         if params.req is None:
             return result
+        self._matched_requests.add(params.req)
         state = self._matched(params.req, params.key)
         self._last_matched = state
         if state is None:
@@ -132,7 +147,6 @@ class RadixKVCache(HiCacheSurface, RadixCache):  # type: ignore[misc]
         if state is None or state.tree != tree:
             state = RequestState(key, tree, self._weights_era)
             set_state(req, state)
-            self._served.add(req)
         state.key = key
         return state
 
@@ -219,7 +233,7 @@ class RadixKVCache(HiCacheSurface, RadixCache):  # type: ignore[misc]
             ticket = self._kv.load(handle, _on_host(slots), first)
         node = self._insert_below(parent, rest, slots)
         self._lock(self.ongoing_load_back, ticket, node)
-        self._loads[ticket.command_id] = _Load(ticket, state, node, num_tokens)
+        self._loads[ticket.command_id] = _Load(ticket, node, num_tokens)
         return slots, node
 
     def _account(self, req: Any, state: RequestState, first: int, num_tokens: int) -> None:
@@ -263,11 +277,15 @@ class RadixKVCache(HiCacheSurface, RadixCache):  # type: ignore[misc]
 
     def cache_unfinished_req(self, req: Any, *args: Any, **kwargs: Any) -> None:
         """After each chunk of a prefill: keep its full chunks."""
+        is_sure = self._hear_of_loads(req)
+        if is_poisoned(req):
+            self._go_on_uncached(req)
+            return
         before = _protected_tokens(req)
         super().cache_unfinished_req(req, *args, **kwargs)
         self._kv.note_computed(_protected_tokens(req) - before)
         state = state_of(req)
-        if state is None or self.disable:
+        if state is None or self.disable or not is_sure:
             return
 
         def slots(first: int, last: int) -> NDArray[np.int64]:
@@ -278,8 +296,28 @@ class RadixKVCache(HiCacheSurface, RadixCache):  # type: ignore[misc]
         if ticket is not None:
             self._lock(self.ongoing_write_through, ticket, req.last_node)
 
+    def _hear_of_loads(self, req: Any) -> bool:
+        """Whether it is known, on all ranks, how the loads ended that a request read.
+
+        Until then nothing that it computed may be kept; the next call keeps it.
+        """
+        if self._reads_loads_under_way(req):
+            self.check_hicache_events()
+        return not self._reads_loads_under_way(req)
+
+    def _reads_loads_under_way(self, req: Any) -> bool:
+        return any(reads(req, load.top) for load in self._loads.values())
+
+    def _go_on_uncached(self, req: Any) -> None:
+        """The next chunk of a prefill builds on what the request has; the tree stays as it is."""
+        num_tokens = len(req.get_fill_ids())
+        slots = self.req_to_token_pool.req_to_token[slots_of(req).req_pool_idx, :num_tokens]
+        req.prefix_indices = slots.to(dtype=torch.int64, copy=True)
+
     def cache_finished_req(self, req: Any, is_insert: bool = True, **kwargs: Any) -> None:
         """At the end: keep all that the device keeps, the decoded tokens too if configured."""
+        is_sure = self._hear_of_loads(req)
+        is_insert = is_insert and not is_poisoned(req)
         state = state_of(req)
         num_tokens = kwargs.get("kv_len_to_handle")
         if num_tokens is None:  # 0.5.15 does not say
@@ -287,7 +325,9 @@ class RadixKVCache(HiCacheSurface, RadixCache):  # type: ignore[misc]
         super().cache_finished_req(req, is_insert=is_insert, **kwargs)
         self._end_prefetch(req.rid)
         set_state(req, None)
-        if state is None or not is_insert or self.disable or self.disable_finished_insert:
+        forget_poison(req)
+        is_kept = is_insert and is_sure and not self.disable_finished_insert
+        if state is None or not is_kept or self.disable:
             return
         if self._overlap:
             num_tokens -= 1  # the last token's KV belongs to a forward that may still run
@@ -311,7 +351,7 @@ class RadixKVCache(HiCacheSurface, RadixCache):  # type: ignore[misc]
     ) -> Ticket | None:
         """Copy out what is not kept yet of the first `num_tokens`; the caller locks their slots."""
         outdated = state.weights_era != self._weights_era or self._holds_old_weights
-        if state.poisoned or outdated or num_tokens == 0:
+        if outdated or num_tokens == 0:
             return None
         if not state.admission:
             state.admission = self._kv.planner.new_admission()
@@ -361,28 +401,13 @@ class RadixKVCache(HiCacheSurface, RadixCache):  # type: ignore[misc]
 
     def _load_failed(self, load: _Load) -> None:
         """A copy failed after admission: its readers end with an error, nobody else reads it."""
-        if load.state.poisoned:
+        if load.failed:
             return
-        load.state.poisoned = True
-        top = load.node
-        num_tokens = len(top.key)
-        while num_tokens < load.num_tokens:  # the node was split since
-            top = top.parent
-            num_tokens += len(top.key)
-        for req in list(self._served):
-            state = state_of(req)
-            if state is not None and _is_admitted(req) and _lies_below(req.last_node, top):
-                state.poisoned = True
-                abort(req)
-        self._make_unreachable(top)
-
-    def _make_unreachable(self, node: TreeNode) -> None:
-        """Rename the way to a node: no request finds it, and it is evicted when unlocked."""
-        children = node.parent.children
-        del children[node.key.child_key(self.page_size)]
+        load.failed = True
+        top = load.top
+        end_readers(self._matched_requests, top)
         self._num_unreachable += 1
-        node.key = RadixKey(node.key.token_ids, f"radixkv: not loaded, {self._num_unreachable}")
-        children[node.key.child_key(self.page_size)] = node
+        make_unreachable(top, self.page_size, f"radixkv: not loaded, {self._num_unreachable}")
 
     # --- the whole cache
 
@@ -426,19 +451,9 @@ def _on_host(slots: torch.Tensor) -> NDArray[np.int64]:
     return array
 
 
-def _is_admitted(req: Any) -> bool:
-    return req.req_pool_idx is not None if hasattr(req, "req_pool_idx") else req.kv is not None
-
-
-def _lies_below(node: TreeNode | None, top: TreeNode) -> bool:
-    while node is not None and node is not top:
-        node = node.parent
-    return node is top
-
-
 def _protected_tokens(req: Any) -> int:
     """Tokens of a request that the device tree has, its slots locked by the request."""
-    num_tokens: int = (req if hasattr(req, "cache_protected_len") else req.kv).cache_protected_len
+    num_tokens: int = slots_of(req).cache_protected_len
     return num_tokens
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any
 
 from radixkv import Namespace, Prefetch
@@ -24,7 +23,6 @@ class RequestState:
         admission: Number of its admission, the recency of what it uses; 0 before it.
         prefetch: Under way while it waits in the queue.
         memory_tokens_before: Tokens in memory before its prefetch brought more; None without one.
-        poisoned: A load failed: nothing that it computed may be kept.
     """
 
     key: Any
@@ -33,7 +31,6 @@ class RequestState:
     admission: int = 0
     prefetch: Prefetch | None = None
     memory_tokens_before: int | None = None
-    poisoned: bool = False
 
 
 def state_of(req: Any) -> RequestState | None:
@@ -75,12 +72,6 @@ def rid_of(request: Any) -> str:
     return rid
 
 
-def abort(req: Any) -> None:
-    """End a running request with an error, at its next result."""
-    from sglang.srt.managers.schedule_batch import FINISH_ABORT
-
-    req.to_finish = FINISH_ABORT(
-        "radixkv: the KV of a cached prefix could not be loaded; send the request again",
-        HTTPStatus.INTERNAL_SERVER_ERROR,
-        "InternalServerError",
-    )
+def slots_of(req: Any) -> Any:
+    """What says which slots a request has: the request itself, or its `kv` (from 0.5.20)."""
+    return req if hasattr(req, "req_pool_idx") else req.kv

@@ -207,17 +207,35 @@ class SGLangServer:
         timeout_s: float = CALL_TIMEOUT_S,
     ) -> list[Generation]:
         """Greedy continuations of a batch, sent as one call; the scheduler sees them together."""
-        sampling = {"temperature": 0, "max_new_tokens": max_new_tokens, "ignore_eos": True}
-        body: dict[str, Any] = {
-            "rid": [uuid.uuid4().hex for _ in prompts],
-            "input_ids": [list(prompt) for prompt in prompts],
-            "sampling_params": sampling,
-        }
+        body = self._generate_body(prompts, max_new_tokens)
         for name, value in (("extra_key", extra_key), ("cache_salt", cache_salt)):
             if value is not None:
                 body[name] = [value] * len(prompts)
         answers = self.call("POST", "/generate", body, timeout_s)
         return [Generation.from_answer(answer) for answer in answers]
+
+    def generate_each(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int = 8
+    ) -> list[Generation]:
+        """As `generate`, but a request that fails leaves the others their answers: it has its
+        error in `finish_reason`."""
+        body = self._generate_body(prompts, max_new_tokens) | {"stream": True}
+        events = self.call("POST", "/generate", body).splitlines()
+        last: dict[str, dict[str, Any]] = {}
+        for event in events:
+            if event.startswith("data: {"):
+                answer = json.loads(event.removeprefix("data: "))
+                last[answer["meta_info"]["id"]] = answer
+        return [Generation.from_answer(last[rid]) for rid in body["rid"]]
+
+    @staticmethod
+    def _generate_body(prompts: Sequence[Sequence[int]], max_new_tokens: int) -> dict[str, Any]:
+        sampling = {"temperature": 0, "max_new_tokens": max_new_tokens, "ignore_eos": True}
+        return {
+            "rid": [uuid.uuid4().hex for _ in prompts],
+            "input_ids": [list(prompt) for prompt in prompts],
+            "sampling_params": sampling,
+        }
 
     def probe(self) -> list[dict[str, Any]]:
         """The state of each rank's scheduler, as `probe.py` of `tests/sglang_cpu` shows it."""

@@ -5,14 +5,18 @@ Used only where the tree cache is radixkv's; nothing here is needed to run SGLan
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
 import random
+from pathlib import Path
 from typing import Any
 
 # "rank:seed": on this rank, transfers are failed and delayed at random.
 FAULTS_VARIABLE = "RADIXKV_TEST_FAULTS"
+# A path: while a file is there, the next load that begins takes it away, and fails.
+FAIL_LOAD_VARIABLE = "RADIXKV_TEST_FAIL_LOAD"
 FAULT_PROBABILITY = 0.2
 LONGEST_DELAY_S = 0.05
 
@@ -33,7 +37,8 @@ class TickDigest:
 class RandomFaults:
     """Fails or delays a transfer now and then, from a seeded stream.
 
-    Loads are only delayed: once a request is admitted its load cannot fail without ending it.
+    Loads are only delayed: once a request is admitted its load cannot fail without ending it. (They
+    fail where a test says when: `fail_loads_on_demand`.)
     """
 
     def __init__(self, executor: Any, seed: int) -> None:
@@ -51,6 +56,21 @@ class RandomFaults:
         self._executor.inject_fault(kind, fail=fail, delay_s=delay_s)
 
 
+def fail_loads_on_demand(kv: Any, request: Path) -> None:
+    """Makes a load fail, after admission, on one rank, if the file `request` was there."""
+    from radixkv import Load
+
+    load = kv.load
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        with contextlib.suppress(FileNotFoundError):
+            request.unlink()  # of several ranks one succeeds
+            kv.executor.inject_fault(Load, fail=True)
+        return load(*args, **kwargs)
+
+    kv.load = watched
+
+
 def is_radixkv(cache: Any) -> bool:
     return type(cache).__module__.startswith("sglang_ext.")
 
@@ -62,6 +82,9 @@ def watch(cache: Any, rank: int) -> TickDigest:
     wanted_rank, _, seed = os.environ.get(FAULTS_VARIABLE, "").partition(":")
     if wanted_rank == str(rank):
         faults = RandomFaults(cache._kv.executor, int(seed))
+    request = os.environ.get(FAIL_LOAD_VARIABLE)
+    if request:
+        fail_loads_on_demand(cache._kv, Path(request))
     tick = cache.check_hicache_events
 
     def watched() -> None:
