@@ -25,7 +25,8 @@ from .errors import DemoError
 from .model import Model, is_prepared, prepare_model
 from .report import console, section
 from .server import Answer, Server
-from .workload import Conversation, Ids, Trace, Workload, count_distinct_tokens
+from .trace import Request, Trace, read_requests
+from .workload import Conversation, Ids, Workload, count_distinct_tokens
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache"
 MAX_NEW_TOKENS = 32
@@ -84,6 +85,11 @@ def plan(model: Model, workload: Workload) -> Setup:
         f"{device_tokens:,} tokens on the device, {setup.memory_bytes / mib:,.0f} MiB in memory, "
         f"{setup.disk_bytes / mib:,.0f} MiB on disk."
     )
+    if device_tokens > distinct * (1 + DEVICE_SHARE) / 2:
+        console.print(
+            "That is room for most of them at once on the device, so until the restart little has "
+            "to be brought back; more prompts (REQUESTS=…) need more."
+        )
     return setup
 
 
@@ -113,23 +119,26 @@ def repeat(server: Server, prompts: Sequence[Ids], titles: Sequence[str]) -> lis
     return answers
 
 
-def open_trace(path: Path, model: Model, max_requests: int) -> Trace:
-    trace = Trace(path, model, max_requests, reserve_tokens=MAX_NEW_TOKENS)
+def open_trace(requests: list[Request], model: Model, max_requests: int) -> Trace:
+    trace = Trace(requests, model, max_requests=max_requests, reserve_tokens=MAX_NEW_TOKENS)
     console.print(
-        f"{path}: the first {len(trace.titles)} of {trace.num_recorded} requests; "
-        f"{trace.num_cut} were longer than the model's {model.context_length:,} tokens and lost "
-        f"{trace.num_tokens_cut:,} at their end"
+        f"The first {len(trace.titles)} of {len(requests)} recorded requests. Cut at the end, so "
+        f"that they fit into the model's {model.context_length:,} tokens with an answer: "
+        f"{trace.num_cut} of them, by {trace.num_tokens_cut:,} tokens in all."
     )
     return trace
 
 
 def run(model_name: str, trace: Path | None, max_requests: int) -> bool:
     """The whole demo; true if every answer was the same with radixkv as without."""
+    requests = None if trace is None else read_requests(trace)
     section(f"Model: {model_name}")
     if not is_prepared(model_name, CACHE / "models"):
         console.print("downloading and converting it, once (89 MB; with MODEL=random nothing)")
     model = prepare_model(model_name, CACHE / "models")
-    workload = Conversation(model) if trace is None else open_trace(trace, model, max_requests)
+    workload: Workload = Conversation(model)
+    if requests is not None:
+        workload = open_trace(requests, model, max_requests)
     setup = plan(model, workload)
 
     section("SGLang alone")
@@ -152,11 +161,21 @@ def run(model_name: str, trace: Path | None, max_requests: int) -> bool:
     return all(a.ids == b.ids for a, b in pairs)
 
 
+def at_least_one(text: str) -> int:
+    """An argument's value."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {number}")
+    return number
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", choices=["smollm2", "random"], default="smollm2")
     parser.add_argument("--trace", type=Path, help="JSON lines with `input` texts, or a folder")
-    parser.add_argument("--requests", type=int, default=12, help="how many of a trace to replay")
+    parser.add_argument(
+        "--requests", type=at_least_one, default=12, help="how many of a trace to replay (12)"
+    )
     arguments = parser.parse_args()
     started = time.monotonic()
     try:

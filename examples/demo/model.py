@@ -111,7 +111,7 @@ def write_random_llama(folder: Path) -> None:
         "num_key_value_heads": kv_heads,
         "head_dim": head_dim,
         "vocab_size": len(vocabulary),
-        "max_position_embeddings": 32768,
+        "max_position_embeddings": 8192,
         "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0,
         "hidden_act": "silu",

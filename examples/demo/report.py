@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from .server import Answer
@@ -25,12 +26,12 @@ def section(text: str) -> None:
 
 
 def show_turn(number: int, total: int, title: str) -> None:
-    console.print(f"[cyan]{number:>3}/{total}[/cyan] {title}")
+    console.print(f"[cyan]{number:>3}/{total}[/cyan] {escape(title)}")
 
 
 def show_answer(text: str, answer: Answer) -> None:
     if text:
-        console.print(f"        [italic]{' '.join(text.split())}[/italic]", markup=True)
+        console.print(f"        [italic]{escape(' '.join(text.split()))}[/italic]")
     console.print(
         f"        first token after {answer.first_token_s:.2f} s: {describe_sources(answer)}",
         style="dim",
@@ -60,7 +61,9 @@ def show_comparison(
     for column in ("without", "with", "faster", "same"):
         table.add_column(column, justify="right", no_wrap=True, min_width=max(len(column), 6))
     for title, a, b in zip(titles, alone, cached, strict=True):
-        table.add_row(title, *count_cells(b), *time_cells(a, b), "yes" if a.ids == b.ids else "NO")
+        table.add_row(
+            escape(title), *count_cells(b), *time_cells(a, b), "yes" if a.ids == b.ids else "NO"
+        )
     table.add_section()
     same = sum(a.ids == b.ids for a, b in zip(alone, cached, strict=True))
     table.add_row(

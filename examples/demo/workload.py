@@ -1,15 +1,11 @@
-"""What is asked: a conversation over Python's own manual, or a trace of recorded prompts."""
+"""What is asked: a conversation over Python's own manual. (`trace.py` has recorded prompts.)"""
 
 from __future__ import annotations
 
-import json
 import pydoc_data.topics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
-from .errors import DemoError
 from .model import SYSTEM_PROMPT, Model
 
 Ids = list[int]
@@ -69,57 +65,6 @@ class Conversation:
             if earlier < turn:
                 ids += answers.get(earlier, []) + encode("<|im_end|>\n")
         return ids
-
-
-class Trace:
-    """Recorded prompts: JSON lines with the text in `input`, one file or a folder of them.
-
-    Prompts longer than the model's context lose their end; `num_cut` and `num_tokens_cut` say how
-    much. In a folder the requests of all files are merged by their `timestamp`.
-    """
-
-    def __init__(self, path: Path, model: Model, max_requests: int, reserve_tokens: int) -> None:
-        requests = read_requests(path)
-        self.num_recorded = len(requests)
-        self.num_cut = self.num_tokens_cut = 0
-        self.titles: list[str] = []
-        self._prompts: list[Ids] = []
-        limit = model.context_length - reserve_tokens
-        for request in requests[:max_requests]:
-            ids = model.encode(request.text)
-            if len(ids) > limit:
-                self.num_cut += 1
-                self.num_tokens_cut += len(ids) - limit
-            self.titles.append(request.title)
-            self._prompts.append(ids[:limit])
-
-    def prompt(self, turn: int, answers: Answers) -> Ids:
-        return self._prompts[turn]
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One line of a trace."""
-
-    title: str
-    text: str
-
-
-def read_requests(path: Path) -> list[Request]:
-    if not path.exists():
-        raise DemoError(f"{path}: no such file or folder")
-    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
-    found: list[tuple[float, Request]] = []
-    for file in files:
-        for number, line in enumerate(file.read_text().splitlines(), 1):
-            record = json.loads(line)
-            if not isinstance(record.get("input"), str):
-                raise DemoError(f"{file}:{number}: expected a text in 'input'")
-            title = f"{file.stem[:8]}:{number}"
-            found.append((float(record.get("timestamp", 0)), Request(title, record["input"])))
-    if not found:
-        raise DemoError(f"{path}: no requests in it (*.jsonl)")
-    return [request for _, request in sorted(found, key=lambda entry: entry[0])]
 
 
 def count_distinct_tokens(prompts: Sequence[Ids]) -> int:
