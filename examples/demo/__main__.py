@@ -70,7 +70,7 @@ def plan(model: Model, workload: Workload) -> Setup:
     distinct = count_distinct_tokens(prompts) + MAX_NEW_TOKENS * len(prompts)
     longest = max(len(prompt) for prompt in prompts) + 8 * MAX_NEW_TOKENS
     device_tokens = max(longest, round(distinct * DEVICE_SHARE))
-    memory_bytes = round(distinct * MEMORY_SHARE) * model.kv_bytes_per_token
+    memory_bytes = max(longest, round(distinct * MEMORY_SHARE)) * model.kv_bytes_per_token
     disk_bytes = 2 * distinct * model.kv_bytes_per_token
     folder = CACHE / "demo"
     shutil.rmtree(folder, ignore_errors=True)
