@@ -168,9 +168,9 @@ class CacheConfig:
             ConfigError: The file cannot be read, is no YAML, has an unknown key or a wrong value.
         """
         try:
-            document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            document = yaml.load(Path(path).read_text(encoding="utf-8"), _StrictLoader)
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"{path}: {error}") from error
+            raise ConfigError(f"{path}: {_describe_unread(error)}") from error
         if document is None:
             document = {}
         if not isinstance(document, Mapping):
@@ -245,6 +245,30 @@ def example() -> str:
     return "\n".join(lines) + "\n"
 
 
+class _StrictLoader(yaml.SafeLoader):
+    """YAML in which a key stands once: of two, one would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                problem = f"{key.value!r} stands there a second time"
+                raise yaml.constructor.ConstructorError(
+                    problem=problem, problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _describe_unread(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    return str(error)
+
+
 def _settings() -> Iterator[tuple[str, Setting]]:
     for spec in fields(CacheConfig):
         yield spec.name, spec.metadata["setting"]
@@ -273,4 +297,5 @@ def _describe_unknown(key: str, known: list[str]) -> str:
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or [
         leaves[leaf] for leaf in difflib.get_close_matches(key, leaves, n=1, cutoff=0.5)
     ]
-    return f"unknown key {key!r}: the nearest known one is {(near or known[:1])[0]!r}"
+    hint = f"the nearest known one is {near[0]!r}" if near else "`radixkv config` prints them all"
+    return f"unknown key {key!r}: {hint}"

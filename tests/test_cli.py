@@ -135,10 +135,13 @@ def test_calc_prints_a_table(tmp_path):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({}, "not a model's config.json"),
+        ({}, "not a model's config.json (num_hidden_layers is missing)"),
         ({**LLAMA_8B, "layer_types": ["sliding_attention"]}, "sliding_attention are not served"),
         ({**DEEPSEEK_V3, "index_topk": 2048}, "indexer is not served"),
+        ({**LLAMA_8B, "mamba_d_state": 16}, "Mamba and linear-attention layers are not served"),
         ({**LLAMA_8B, "torch_dtype": "int3"}, "KV of type int3"),
+        ({**LLAMA_8B, "num_hidden_layers": "many"}, "expected a whole number above 0, got 'many'"),
+        ({**LLAMA_8B, "num_attention_heads": 0}, "num_attention_heads: expected a whole number"),
     ],
 )
 def test_calc_says_what_it_cannot_read(tmp_path, config, message):
@@ -146,6 +149,23 @@ def test_calc_says_what_it_cannot_read(tmp_path, config, message):
 
     assert result.exit_code == 1
     assert message in result.output
+
+
+@pytest.mark.parametrize("content", [b"[1]", b"{", b"\xff\xfe"])
+def test_calc_says_what_is_no_config(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+
+    result = run("calc", tmp_path)
+
+    assert result.exit_code == 1
+    assert "not a model's config.json" in result.output
+
+
+def test_calc_refuses_heads_that_do_not_divide(tmp_path):
+    result = run("calc", write_config(tmp_path, LLAMA_8B), "--tp", "3")
+
+    assert result.exit_code == 1
+    assert "8 KV heads do not divide among 3 ranks" in result.output
 
 
 def test_calc_says_where_there_is_no_model(tmp_path):
@@ -167,8 +187,10 @@ def test_config_marks_what_a_file_changes(tmp_path):
     path = tmp_path / "radixkv.yaml"
     path.write_text("chunk_tokens: 128\n")
 
-    lines = run("config", path).output.splitlines()
+    result = run("config", path)
+    lines = result.stdout.splitlines()
 
+    assert f"{path} is valid" in result.stderr
     assert len(lines) == len(CacheConfig.__slots__)
     assert [line.split() for line in lines if line.startswith("*")] == [
         ["*", "chunk_tokens", "128"]
@@ -279,6 +301,24 @@ def test_doctor_probes_the_disk_without_making_the_folder(healthy, tmp_path):
     assert not (tmp_path / "kv").exists()
 
 
+def test_doctor_warns_of_a_disk_size_without_a_path(healthy):
+    healthy.write_text("memory: {size: 64MiB}\ndisk: {size: 1TiB}\n")
+
+    found, exit_code = findings("--config", healthy)
+
+    assert (exit_code, found["disk tier"]["status"]) == (0, "warn")
+    assert "disk.path is not" in found["disk tier"]["finding"]
+
+
+def test_doctor_shows_paths_with_brackets_as_they_are(healthy, tmp_path):
+    settings = tmp_path / "[red]kv[blue].yaml"
+    settings.write_text(healthy.read_text())
+
+    shown = "".join(run("doctor", "--config", settings).output.split())
+
+    assert str(settings) in shown
+
+
 def test_doctor_fails_where_the_disk_is_too_small(healthy, tmp_path):
     room = shutil.disk_usage(tmp_path).free >> 30
     healthy.write_text(f"disk: {{path: {tmp_path}, size: {room + 100}GiB}}\n")
@@ -307,6 +347,7 @@ def test_the_real_kernel_answers_the_io_uring_probe():
 def test_the_served_versions_are_those_of_the_extra():
     versions = check_engines.supported_versions()["sglang"]
 
+    assert versions.startswith(">=")
     assert check_engines.is_served("0.5.18", versions)
     assert check_engines.is_served("0.5.18.post1", versions)
     assert not check_engines.is_served("0.5.14", versions)

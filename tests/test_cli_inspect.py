@@ -88,3 +88,10 @@ def test_a_folder_without_a_tier_is_named(tmp_path):
 
     assert result.exit_code == 1
     assert f"no radixkv files in {tmp_path}" in result.output
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    result = run(tmp_path / "gone")
+
+    assert result.exit_code == 2
+    assert "does not exist" in result.output

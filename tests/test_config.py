@@ -87,6 +87,11 @@ def test_an_unknown_key_names_the_nearest_known_one(mapping, nearest):
         CacheConfig.from_mapping(mapping)
 
 
+def test_a_key_like_no_other_is_not_answered_with_a_guess():
+    with pytest.raises(ConfigError, match="unknown key '1': `radixkv config` prints them all"):
+        CacheConfig.from_mapping({1: 2})
+
+
 def test_a_key_written_with_a_dot_is_shown_nested():
     with pytest.raises(ConfigError, match=r"memory: \{size: …\}"):
         CacheConfig.from_mapping({"memory.size": "1GiB"})
@@ -112,6 +117,22 @@ def test_a_key_written_with_a_dot_is_shown_nested():
 def test_a_wrong_value_says_key_wanted_and_given(mapping, message):
     with pytest.raises(ConfigError, match=message):
         CacheConfig.from_mapping(mapping)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("disk: {size: 1GiB}\nchunk_tokens: 64\ndisk: {io: auto}\n", "line 3, .*'disk' stands"),
+        ("disk: {size: 1GiB, size: 2GiB}\n", "line 1, column 20: 'size' stands there a second"),
+        ("memory: {size: 1GiB\ndisk: {}\n", "line 2, column 5: expected ',' or '}'"),
+    ],
+)
+def test_a_file_that_is_no_proper_yaml_names_the_line(tmp_path, text, message):
+    path = tmp_path / "radixkv.yaml"
+    path.write_text(text)
+
+    with pytest.raises(ConfigError, match=message):
+        CacheConfig.load(path)
 
 
 def test_python_values_are_checked_under_their_own_names():

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from radixkv.cli.kv_shape import ELEMENT_BYTES, kv_layout, read_config
@@ -55,9 +56,9 @@ def _as_size(context: click.Context, parameter: click.Parameter, value: str) -> 
         raise click.BadParameter(str(error)) from error
 
 
-@click.command()
+@click.command(short_help="How many tokens of a model fit into a size.")
 @click.argument("model")
-@click.option("--size", "size_bytes", default="20GiB", callback=_as_size, help="Such as 20GiB.")
+@click.option("--size", "size_bytes", default="20GiB", callback=_as_size, show_default=True)
 @click.option("--tp", "num_ranks", default=1, type=click.IntRange(1), help="Tensor-parallel ranks.")
 @click.option(
     "--dtype", type=click.Choice(list(ELEMENT_BYTES)), help="KV type, if not the model's."
@@ -69,7 +70,7 @@ def calc(
 ) -> None:
     """How many tokens of MODEL's KV fit into a size of memory or disk.
 
-    MODEL is a folder, a config.json, or a name that the local model cache knows.
+    MODEL is a folder, a config.json, or the hub's name of a model that was downloaded here.
 
     \b
     radixkv calc ./Llama-3.1-8B-Instruct --size 100GiB
@@ -78,8 +79,11 @@ def calc(
     try:
         layout = kv_layout(read_config(model), dtype, num_ranks)
     except FileNotFoundError as error:
-        raise click.ClickException(f"{model}: no config.json there") from error
-    except (json.JSONDecodeError, KeyError) as error:
+        message = f"{model}: no config.json there, nor a downloaded model of this name"
+        raise click.ClickException(message) from error
+    except OSError as error:
+        raise click.ClickException(f"{model}: {error.strerror}") from error
+    except ValueError as error:
         raise click.ClickException(f"{model}: not a model's config.json ({error})") from error
     except UnsupportedError as error:
         raise click.ClickException(f"{model}: {error}") from error
@@ -94,7 +98,7 @@ def _print(model: str, layout: KVLayout, num_ranks: int, result: Capacity) -> No
     kind = "K and V" if layout.num_kv == 2 else "a joint latent"
     ranks = "" if num_ranks == 1 else f", {num_ranks} ranks"
     table = Table.grid(padding=(0, 2))
-    table.add_row("model", model)
+    table.add_row("model", escape(model))
     table.add_row("KV", f"{layout.num_layers} layers, {kind}, {layout.dtype}{ranks}")
     table.add_row("a token", approximate_size(result.token_bytes))
     table.add_row(

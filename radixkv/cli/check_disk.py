@@ -22,7 +22,7 @@ _BLOCK_BYTES = 4096
 def check_disk(config: CacheConfig) -> list[Check]:
     """Everything that the disk tier rests on; a single line where there is none."""
     if config.disk_path is None:
-        return [ok("disk tier", "none (disk.path is not set)"), _check_io_uring(config)]
+        return [_check_no_disk(config), _check_io_uring(config)]
     folder = _nearest_folder(config.disk_path)
     return [
         _check_folder(config.disk_path, folder),
@@ -31,6 +31,14 @@ def check_disk(config: CacheConfig) -> list[Check]:
         _check_io_uring(config),
         _check_memory_lock(config),
     ]
+
+
+def _check_no_disk(config: CacheConfig) -> Check:
+    if config.disk_size_bytes == CacheConfig().disk_size_bytes:
+        return ok("disk tier", "none (disk.path is not set)")
+    return warn(
+        "disk tier", "none: disk.size is set, disk.path is not", "name a folder in disk.path"
+    )
 
 
 def _nearest_folder(path: Path) -> Path:

@@ -28,7 +28,8 @@ def supported_versions() -> dict[str, str]:
     for requirement in metadata.requires("radixkv") or []:
         match = re.fullmatch(r"(\w+)\s*([<>=.,\d\s]+); extra == ['\"](\w+)['\"]", requirement)
         if match and match[1] == match[3] and match[1] in ENGINES:
-            ranges[match[1]] = match[2].strip()
+            bounds = match[2].replace(" ", "").split(",")
+            ranges[match[1]] = ",".join(sorted(bounds, reverse=True))  # the lower one first
     return ranges
 
 

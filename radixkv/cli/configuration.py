@@ -11,7 +11,7 @@ from radixkv.config import CacheConfig, example
 from radixkv.errors import ConfigError
 
 
-@click.command()
+@click.command(short_help="Print every setting and its reason, or check a file.")
 @click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
 def config(file: Path | None) -> None:
     """Print every setting with default, range and reason; or check FILE.
@@ -27,6 +27,7 @@ def config(file: Path | None) -> None:
         settings = CacheConfig.load(file)
     except ConfigError as error:
         raise click.ClickException(str(error)) from error
+    click.echo(f"{file} is valid; * marks what is not the default", err=True)
     for line in describe(settings):
         click.echo(line)
 
@@ -39,5 +40,5 @@ def describe(settings: CacheConfig) -> list[str]:
         value = getattr(settings, spec.name)
         setting = spec.metadata["setting"]
         mark = " " if value == getattr(defaults, spec.name) else "*"
-        lines.append(f"{mark} {setting.key:<20} {'' if value is None else setting.to_yaml(value)}")
+        lines.append(f"{mark} {setting.key:<20} {'~' if value is None else setting.to_yaml(value)}")
     return lines

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from radixkv.cli.check_disk import check_disk
@@ -23,7 +24,7 @@ VARIABLE = CacheConfig.ENVIRONMENT_VARIABLE
 _COLOURS = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
 
 
-@click.command()
+@click.command(short_help="Is this host ready, and what to do if not.")
 @click.option(
     "--config",
     "file",
@@ -69,9 +70,12 @@ def _check_config(file: Path | None) -> tuple[Check, CacheConfig]:
 
 def _print(checks: list[Check]) -> None:
     table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for check in checks:
         status = f"[{_COLOURS[check.status]}]{check.status}[/]"
-        table.add_row(status, check.name, check.finding)
+        table.add_row(status, check.name, escape(check.finding))
         if check.advice:
-            table.add_row("", "", f"→ {check.advice}")
+            table.add_row("", "", escape(f"→ {check.advice}"))
     Console(highlight=False).print(table)

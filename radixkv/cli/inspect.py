@@ -17,8 +17,8 @@ from radixkv.tiers.disk import DiskInspection, RestoredChunks, inspect_folder
 from radixkv.units import approximate_size
 
 
-@click.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.command(short_help="What a disk tier holds, and whether it is whole.")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--verify", is_flag=True, help="Read every payload and compare its checksum.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a rank.")
 def inspect(folder: Path, verify: bool, as_json: bool) -> None:
@@ -34,7 +34,7 @@ def inspect(folder: Path, verify: bool, as_json: bool) -> None:
     try:
         files = inspect_folder(folder)
     except TierError as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(error.reason) from error
     reports = [describe(file) for file in files]
     if verify:
         for file, report in zip(files, reports, strict=True):
@@ -102,10 +102,11 @@ def _verify(file: DiskInspection) -> list[int]:
 
 
 def _print(report: dict[str, Any]) -> None:
+    click.echo(report["path"])
     table = Table.grid(padding=(0, 2))
-    rank = f"rank {report['rank']} of {report['world_size']}"
+    rank = f"{report['rank']} of {report['world_size']}"
     user = report["in_use_by"]
-    table.add_row(report["path"], rank if user is None else f"{rank}, in use by process {user}")
+    table.add_row("rank", rank if user is None else f"{rank}, in use by process {user}")
     used, capacity = report["used_bytes"], report["capacity_bytes"]
     table.add_row("used", f"{approximate_size(used)} of {approximate_size(capacity)}")
     tails = f"{report['num_tails']:,} not full"

@@ -10,6 +10,12 @@ from typing import Any
 from radixkv.errors import UnsupportedError
 from radixkv.layout import KVLayout
 
+# Keys that only configs of models with other than attention layers have.
+_STATE_KEYS = {
+    *("mamba_d_state", "mamba_d_conv", "ssm_cfg", "hybrid_override_pattern"),
+    *("linear_num_value_heads", "linear_attn_config", "attn_type_list"),
+}
+
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "fp8_e4m3": 1, "fp8_e5m2": 1}
 
 
@@ -18,13 +24,16 @@ def read_config(model: str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: There is none.
+        ValueError: It is not a JSON object.
     """
     path = Path(model)
     if path.is_dir():
         path = path / "config.json"
     if not path.is_file():
         path = _in_model_cache(model) or path
-    config: dict[str, Any] = json.loads(path.read_text())
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(config, dict):
+        raise ValueError(f"expected an object, got {type(config).__name__}")
     return config
 
 
@@ -40,21 +49,27 @@ def kv_layout(config: Mapping[str, Any], dtype: str | None = None, num_ranks: in
         num_ranks: Ranks among which the heads are divided.
 
     Raises:
-        UnsupportedError: Not every layer keeps KV for every token, or the element type is unknown.
-        KeyError: The config lacks a number.
+        UnsupportedError: Not every layer keeps KV for every token, the element type is unknown, or
+            the heads do not divide among the ranks.
+        ValueError: A number is missing, or is none.
     """
     text = {**config, **(config.get("text_config") or {})}
     _refuse_hybrids(text)
     dtype = dtype or str(text.get("dtype") or text.get("torch_dtype") or "bfloat16")
     if dtype not in ELEMENT_BYTES:
         raise UnsupportedError(f"KV of type {dtype}: known are {', '.join(ELEMENT_BYTES)}")
-    num_layers = int(_first(text, "num_hidden_layers", "n_layer", "num_layers"))
+    num_layers = _number(text, "num_hidden_layers", "n_layer", "num_layers")
     if text.get("kv_lora_rank"):
-        latent = int(text["kv_lora_rank"]) + int(text["qk_rope_head_dim"])
+        latent = _number(text, "kv_lora_rank") + _number(text, "qk_rope_head_dim")
         return KVLayout(num_layers, 1, latent * ELEMENT_BYTES[dtype], dtype)
-    num_heads = int(_first(text, "num_attention_heads", "n_head"))
-    num_kv_heads = int(text.get("num_key_value_heads") or num_heads)
-    head_dim = int(text.get("head_dim") or _first(text, "hidden_size", "n_embd") // num_heads)
+    num_heads = _number(text, "num_attention_heads", "n_head")
+    num_kv_heads = _number(text, "num_key_value_heads", "num_attention_heads", "n_head")
+    if max(num_kv_heads, num_ranks) % min(num_kv_heads, num_ranks):
+        raise UnsupportedError(f"{num_kv_heads} KV heads do not divide among {num_ranks} ranks")
+    if text.get("head_dim") is not None:
+        head_dim = _number(text, "head_dim")
+    else:
+        head_dim = _number(text, "hidden_size", "n_embd") // num_heads
     heads_here = max(num_kv_heads // num_ranks, 1)
     return KVLayout(num_layers, 2, heads_here * head_dim * ELEMENT_BYTES[dtype], dtype)
 
@@ -63,15 +78,22 @@ def _refuse_hybrids(text: Mapping[str, Any]) -> None:
     kinds = set(text.get("layer_types") or ()) - {"full_attention"}
     if kinds:
         raise UnsupportedError(f"layers of type {', '.join(sorted(kinds))} are not served yet")
+    if _STATE_KEYS & text.keys():
+        raise UnsupportedError("Mamba and linear-attention layers are not served yet")
     if text.get("index_topk"):
         raise UnsupportedError("sparse attention with an indexer is not served yet")
 
 
-def _first(text: Mapping[str, Any], *names: str) -> Any:
+def _number(text: Mapping[str, Any], *names: str) -> int:
+    """The number under the first of these names that is there."""
     for name in names:
-        if text.get(name) is not None:
-            return text[name]
-    raise KeyError(names[0])
+        value = text.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}: expected a whole number above 0, got {value!r}")
+        return value
+    raise ValueError(f"{names[0]} is missing")
 
 
 def _in_model_cache(model: str) -> Path | None:
