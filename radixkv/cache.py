@@ -176,9 +176,9 @@ class KVCache:
         The slots must keep their contents until the ticket is done.
 
         Args:
-            tokens: The prompt, from its first token. slots: Engine slot of each token, shape
-                (len(tokens),), int64; or a function that gives those of the positions first … last
-                − 1, called once if anything is to be copied.
+            tokens: The prompt, from its first token.
+            slots: Engine slot of each token, shape (len(tokens),), int64; or a function that gives
+                those of the positions first … last − 1, called once if anything is to be copied.
             namespace: From `namespace_id`; None for the cache's own.
             limit: Tokens whose KV is complete; None for all.
             tail: Whether to keep a last chunk that is not full.

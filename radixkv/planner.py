@@ -38,9 +38,8 @@ from radixkv.tiers.disk import RestoredChunks
 SlotSource = Callable[[int, int], NDArray[np.int64]]
 """Engine slots of the prompt's positions first … last − 1. Shape (last − first,), int64."""
 
-_FETCH_BYTES = (
-    16 << 20
-)  # one command: long enough for the device, short enough to admit part of a prefix
+# One command: long enough for the device, short enough to admit part of a prefix.
+_FETCH_BYTES = 16 << 20
 _SPILL_CHUNKS = 16
 _TRIES_DEAR = 16
 _SPILL_WINDOW_BYTES = 128 << 20
