@@ -319,6 +319,18 @@ def test_doctor_shows_paths_with_brackets_as_they_are(healthy, tmp_path):
     assert str(settings) in shown
 
 
+@pytest.mark.parametrize("below", ["", "kv"])
+def test_doctor_fails_where_a_file_is_in_the_way(healthy, tmp_path, below):
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / below
+    healthy.write_text(f"memory: {{size: 64MiB}}\ndisk: {{path: {path}, size: 1MiB}}\n")
+
+    found, exit_code = findings("--config", healthy)
+
+    assert exit_code == 1
+    assert found["disk folder"]["finding"] == f"{tmp_path / 'file'} is not a folder"
+
+
 def test_doctor_fails_where_the_disk_is_too_small(healthy, tmp_path):
     room = shutil.disk_usage(tmp_path).free >> 30
     healthy.write_text(f"disk: {{path: {tmp_path}, size: {room + 100}GiB}}\n")

@@ -50,6 +50,10 @@ def _nearest_folder(path: Path) -> Path:
 
 
 def _check_folder(wanted: Path, existing: Path) -> Check:
+    wanted = wanted.absolute()
+    obstacle = next((path for path in (wanted, *wanted.parents) if path.exists()), existing)
+    if obstacle != existing:
+        return fail("disk folder", f"{obstacle} is not a folder", "choose another disk.path")
     if not os.access(existing, os.W_OK | os.X_OK):
         advice = f"choose another disk.path, or give this user the right to write to {existing}"
         return fail("disk folder", f"{existing} is not writable", advice)
