@@ -44,14 +44,14 @@ def _check_no_disk(config: CacheConfig) -> Check:
 def _nearest_folder(path: Path) -> Path:
     """The folder itself or, where it is still to be made, the nearest one above it."""
     path = path.absolute()
-    while not path.is_dir():
+    while not os.path.isdir(path):  # unlike Path.is_dir, also where a look is not allowed
         path = path.parent
     return path
 
 
 def _check_folder(wanted: Path, existing: Path) -> Check:
     wanted = wanted.absolute()
-    obstacle = next((path for path in (wanted, *wanted.parents) if path.exists()), existing)
+    obstacle = next((path for path in (wanted, *wanted.parents) if os.path.exists(path)), existing)
     if obstacle != existing:
         return fail("disk folder", f"{obstacle} is not a folder", "choose another disk.path")
     if not os.access(existing, os.W_OK | os.X_OK):
@@ -63,7 +63,7 @@ def _check_folder(wanted: Path, existing: Path) -> Check:
 
 def _check_room(config: CacheConfig, folder: Path) -> Check:
     assert config.disk_path is not None
-    files = config.disk_path.rglob("*") if config.disk_path.is_dir() else ()
+    files = config.disk_path.rglob("*") if os.path.isdir(config.disk_path) else ()
     ours = sum(file.stat().st_blocks * 512 for file in files if file.is_file())
     room = shutil.disk_usage(folder).free + ours
     finding = f"{approximate_size(config.disk_size_bytes)} wanted, {approximate_size(room)} there"
