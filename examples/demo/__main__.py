@@ -161,7 +161,7 @@ def run(model_name: str, trace: Path | None, max_requests: int) -> bool:
     return all(a.ids == b.ids for a, b in pairs)
 
 
-def at_least_one(text: str) -> int:
+def count(text: str) -> int:
     """An argument's value."""
     number = int(text)
     if number < 1:
@@ -170,11 +170,12 @@ def at_least_one(text: str) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    about = __doc__.splitlines()[0] if __doc__ else None
+    parser = argparse.ArgumentParser("python -m examples.demo", description=about)
     parser.add_argument("--model", choices=["smollm2", "random"], default="smollm2")
     parser.add_argument("--trace", type=Path, help="JSON lines with `input` texts, or a folder")
     parser.add_argument(
-        "--requests", type=at_least_one, default=12, help="how many of a trace to replay (12)"
+        "--requests", type=count, default=12, help="how many of a trace to replay (12)"
     )
     arguments = parser.parse_args()
     started = time.monotonic()
