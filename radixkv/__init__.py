@@ -25,9 +25,10 @@ from radixkv.executor import Executor
 from radixkv.group import RankGroup
 from radixkv.index import Match, PrefixHandle, RadixIndex
 from radixkv.layout import EngineMemory, KVLayout, describe_arrays
-from radixkv.namespace import Namespace, model_identity
-from radixkv.planner import Planner, Prefetch, SlotSource
-from radixkv.ticks import TickRow
+from radixkv.namespace import Namespace, find_model, model_identity
+from radixkv.planner import Planner, PlannerCounters, Prefetch, SlotSource
+from radixkv.restore import inspect_ranks
+from radixkv.ticks import RateMeter, Rates, TickRecord, TickRow
 
 __all__ = [
     "CacheConfig",
@@ -46,14 +47,18 @@ __all__ = [
     "Match",
     "Namespace",
     "Planner",
+    "PlannerCounters",
     "Prefetch",
     "PrefixHandle",
     "RadixIndex",
     "RadixKVError",
     "RankGroup",
+    "RateMeter",
+    "Rates",
     "SlotSource",
     "Spill",
     "Store",
+    "TickRecord",
     "TickRow",
     "Ticket",
     "TierError",
@@ -61,5 +66,7 @@ __all__ = [
     "TierLockedError",
     "UnsupportedError",
     "describe_arrays",
+    "find_model",
+    "inspect_ranks",
     "model_identity",
 ]

@@ -27,11 +27,9 @@ from radixkv.index import Match, PrefixHandle
 from radixkv.layout import EngineMemory, KVLayout
 from radixkv.metrics import Metrics
 from radixkv.namespace import Namespace
-from radixkv.numa import local_node
-from radixkv.planner import Planner, Prefetch, SlotSource, spill_window_bytes
+from radixkv.planner import Planner, Prefetch, SlotSource
 from radixkv.restore import check_groups, fingerprints, in_common
-from radixkv.ticks import Rates, TickRecord, decode, encode
-from radixkv.tiers.disk import DiskOptions, disk_file
+from radixkv.ticks import RateMeter, TickRecord, decode, encode
 
 
 class Ticket:
@@ -96,13 +94,12 @@ class KVCache:
         self.layout = layout
         self._group = group or RankGroup()
         self.config = (config or CacheConfig()).for_rank(self._group.size)
-        self.executor = Executor(
+        self.executor = Executor.from_config(
             layout,
-            chunk_tokens=self.config.chunk_tokens,
-            memory_bytes=self.config.memory_size_bytes,
-            disk=_disk_options(self.config, self._group),
-            hugepages=self.config.memory_hugepages != "never",
-            numa=-1 if self.config.memory_numa == "any" else local_node(),
+            self.config,
+            group_id=self._group.gather(uuid.uuid4().bytes)[0],
+            rank=self._group.rank,
+            world_size=self._group.size,
         )
         try:
             tiers = (self.executor.memory_units, self.executor.disk_units)
@@ -124,10 +121,7 @@ class KVCache:
             raise
         self._heard: dict[int, Completion] = {}
         self._ended: dict[int, Completion] = {}
-        self._last_tick_s = time.monotonic()
-        self._computed_tokens = 0
-        self._compute_rate = 0.0  # tokens a second
-        self._fetch_rate = 0.0  # bytes a second
+        self._meter = RateMeter(time.monotonic(), self.config.chunk_tokens)
         self._metrics = Metrics(rank=self._group.rank) if self.config.metrics else None
         logging.getLogger("radixkv").setLevel(self.config.log_level.upper())
 
@@ -274,11 +268,11 @@ class KVCache:
         completions = self.executor.poll()
         if completions:
             self._heard |= {completion.command_id: completion for completion in completions}
-            self._fetch_rate = self.executor.stats().fetch.recent_gbps * 1e9
+            self._meter.fetch_bytes_per_s = self.executor.stats().fetch.recent_gbps * 1e9
         pending = self.planner.pending_ids
         if not pending and self._group.size > 1:
             return []  # every replica knows that nothing is under way: there is nothing to agree on
-        elapsed_us, rates = self._measure()
+        elapsed_us, rates = self._meter.read(time.monotonic())
         record = TickRecord(elapsed_us, (), rates)
         if pending:
             row = encode(elapsed_us, self.planner.num_issued, pending, self._heard, rates)
@@ -293,14 +287,14 @@ class KVCache:
     def show_metrics(self) -> None:
         """Bring Prometheus's numbers up to date; `tick` does it once a second."""
         if self._metrics is not None:
-            self._metrics.update(self.planner.counters, self._levels())
+            self._metrics.update(self.planner.counters, self.planner.levels())
 
     def note_computed(self, num_tokens: int) -> None:
         """The engine has computed so many tokens of prompts since the last tick.
 
         What it takes to compute decides whether a prefetch from the disk is worth waiting for.
         """
-        self._computed_tokens += num_tokens
+        self._meter.note_computed(num_tokens)
 
     def completion(self, command_id: int) -> Completion | None:
         """How a command ended, or None if it has not (or so long ago that it is forgotten)."""
@@ -331,29 +325,6 @@ class KVCache:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _measure(self) -> tuple[int, Rates]:
-        """Microseconds since the last tick, and this rank's rates."""
-        now_s = time.monotonic()
-        elapsed_s = now_s - self._last_tick_s
-        self._last_tick_s = now_s
-        if self._computed_tokens >= self.config.chunk_tokens and elapsed_s > 0:
-            rate = self._computed_tokens / elapsed_s
-            self._compute_rate += (rate - self._compute_rate) * (0.2 if self._compute_rate else 1)
-        self._computed_tokens = 0
-        return int(elapsed_s * 1e6), Rates(int(self._fetch_rate), int(self._compute_rate))
-
-    def _levels(self) -> dict[str, float]:
-        """Gauges of the tiers."""
-        stats, unit_bytes = self.planner.index.stats(), self.executor.unit_bytes
-        return {
-            "memory_used_bytes": stats.memory.used_units * unit_bytes,
-            "memory_size_bytes": stats.memory.total_units * unit_bytes,
-            "disk_used_bytes": stats.disk.used_units * unit_bytes,
-            "disk_size_bytes": stats.disk.total_units * unit_bytes,
-            "kept_tokens": stats.tokens,
-            "pins": stats.pins,
-        }
-
     def _tree(self, namespace: int | None) -> int:
         return self._default_namespace if namespace is None else namespace
 
@@ -381,23 +352,6 @@ class KVCache:
             restored = in_common(restored, self._group.gather(fingerprints(restored)))
         self.planner.restore(restored)
         return len(restored)
-
-
-def _disk_options(config: CacheConfig, group: RankGroup) -> DiskOptions | None:
-    if config.disk_path is None:
-        return None
-    drawn = group.gather(uuid.uuid4().bytes)[0]
-    is_there = disk_file(config.disk_path, group.rank).exists()
-    return DiskOptions(
-        group_id=None if is_there else drawn,
-        path=config.disk_path,
-        capacity_bytes=config.disk_size_bytes,
-        durable="none" if config.disk_durable == "none" else "group",
-        io_engine="threads" if config.disk_io == "threads" else "auto",
-        rank=group.rank,
-        world_size=group.size,
-        sync_bytes=spill_window_bytes(config.memory_size_bytes) // 2,
-    )
 
 
 def _slot_source(slots: NDArray[np.int64] | SlotSource) -> SlotSource:

@@ -28,9 +28,11 @@ from radixkv.commands import (
     Spill,
     Store,
 )
+from radixkv.config import CacheConfig
 from radixkv.gpu import GpuCopies
 from radixkv.layout import EngineMemory, KVLayout
-from radixkv.tiers.disk import DiskOptions, RestoredChunks
+from radixkv.numa import local_node
+from radixkv.tiers.disk import DiskOptions, RestoredChunks, disk_file, spill_window_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -154,6 +156,37 @@ class Executor:
         self._pool_facts = self._native.pool_facts()
         self._disk_facts = self._native.disk_facts()
         self._log_start()
+
+    @classmethod
+    def from_config(
+        cls,
+        layout: KVLayout,
+        config: CacheConfig,
+        *,
+        group_id: bytes,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> Self:
+        """One rank's executor, as the settings want it.
+
+        Args:
+            layout: Shape of a token's KV on this rank.
+            config: Settings; sizes are those of this rank.
+            group_id: 16 bytes, the same on all ranks, for a disk file that is made now.
+            rank: Of this process.
+            world_size: Ranks whose files lie side by side.
+
+        Raises:
+            As the constructor.
+        """
+        return cls(
+            layout,
+            chunk_tokens=config.chunk_tokens,
+            memory_bytes=config.memory_size_bytes,
+            disk=_disk_options(config, group_id, rank, world_size),
+            hugepages=config.memory_hugepages != "never",
+            numa=-1 if config.memory_numa == "any" else local_node(),
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -362,6 +395,24 @@ class Executor:
             len(self.restored),
             {reason: count for reason, count in self.restored.dropped.items() if count} or "none",
         )
+
+
+def _disk_options(
+    config: CacheConfig, group_id: bytes, rank: int, world_size: int
+) -> DiskOptions | None:
+    if config.disk_path is None:
+        return None
+    is_there = disk_file(config.disk_path, rank).exists()
+    return DiskOptions(
+        group_id=None if is_there else group_id,
+        path=config.disk_path,
+        capacity_bytes=config.disk_size_bytes,
+        durable="none" if config.disk_durable == "none" else "group",
+        io_engine="threads" if config.disk_io == "threads" else "auto",
+        rank=rank,
+        world_size=world_size,
+        sync_bytes=spill_window_bytes(config.memory_size_bytes) // 2,
+    )
 
 
 def _check_chunks(chunks: ChunkArray) -> ChunkArray:

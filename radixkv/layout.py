@@ -28,12 +28,16 @@ class KVLayout:
         num_kv: 2 for K and V, 1 for a joint latent (MLA).
         row_bytes: Bytes of one token in one layer's K or V, at least 1.
         dtype: Name of the element type; only told apart, never interpreted.
+        block_tokens: Tokens that move together or not at all. 1 where each token's rows are its
+            own; where an engine arranges its blocks as it likes, the size of a block, and a row is
+            an equal share of a block's bytes.
     """
 
     num_layers: int
     num_kv: int
     row_bytes: int
     dtype: str
+    block_tokens: int = 1
 
     def __post_init__(self) -> None:
         if self.num_layers < 1:
@@ -42,6 +46,12 @@ class KVLayout:
             raise ValueError(f"num_kv: expected 1 (MLA) or 2 (K and V), got {self.num_kv}")
         if self.row_bytes < 1:
             raise ValueError(f"row_bytes: expected at least 1, got {self.row_bytes}")
+        if self.block_tokens < 1:
+            raise ValueError(f"block_tokens: expected at least 1, got {self.block_tokens}")
+
+    def whole_blocks(self, num_tokens: int) -> int:
+        """`num_tokens`, rounded down to what can move."""
+        return num_tokens // self.block_tokens * self.block_tokens
 
     @property
     def num_rows(self) -> int:
@@ -64,6 +74,8 @@ class KVLayout:
             f"radixkv-layout-1|{self.num_layers}|{self.num_kv}|{self.row_bytes}|{self.dtype}"
             f"|{chunk_tokens}"
         )
+        if self.block_tokens > 1:
+            text += f"|blocks of {self.block_tokens}"
         return hashlib.sha256(text.encode()).digest()[:16]
 
 

@@ -85,6 +85,19 @@ def model_identity(
     return digest.hexdigest()[:32]
 
 
+def find_model(name: str, revision: str | None = None) -> str:
+    """Where the files of a model are: the path itself, or the snapshot of a hub's model.
+
+    Raises:
+        OSError: Neither is on this host.
+    """
+    if os.path.exists(name):
+        return name
+    from huggingface_hub import snapshot_download
+
+    return str(snapshot_download(name, revision=revision, local_files_only=True))
+
+
 def _add_folder(digest: hashlib._Hash, folder: Path) -> None:
     config = json.loads((folder / "config.json").read_bytes())
     _add(digest, "config.json", _canonical(_without(config, _NOT_THE_MODEL)))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,7 @@ from radixkv.config import CacheConfig
 from radixkv.index import Match, PrefixHandle, RadixIndex
 from radixkv.layout import KVLayout
 from radixkv.ticks import Rates, TickRecord
-from radixkv.tiers.disk import RestoredChunks
+from radixkv.tiers.disk import RestoredChunks, spill_window_bytes, units_that_fit
 
 SlotSource = Callable[[int, int], NDArray[np.int64]]
 """Engine slots of the prompt's positions first … last − 1. Shape (last − first,), int64."""
@@ -42,7 +43,6 @@ SlotSource = Callable[[int, int], NDArray[np.int64]]
 _FETCH_BYTES = 16 << 20
 _SPILL_CHUNKS = 16
 _TRIES_DEAR = 16
-_SPILL_WINDOW_BYTES = 128 << 20
 _FIRST_PAUSE_US = 1_000_000
 _LAST_PAUSE_US = 60_000_000
 
@@ -83,11 +83,6 @@ class PlannerCounters:
     prefetches_late: int = 0  # calls: the deadline came first
 
 
-def spill_window_bytes(memory_bytes: int) -> int:
-    """Bytes that may be on their way to disk: until they are synced, memory cannot evict them."""
-    return min(_SPILL_WINDOW_BYTES, memory_bytes // 4)
-
-
 class Planner:
     """Turns requests and completions into commands.
 
@@ -97,6 +92,9 @@ class Planner:
         memory_units: Units in the memory tier, the least of all ranks.
         disk_units: Units in the disk tier, 0 for none.
         max_store_tokens: Engine slots that stores under way may lock; above it a store is dropped.
+
+    Raises:
+        ValueError: A chunk is not a whole number of the layout's blocks.
     """
 
     def __init__(
@@ -108,6 +106,12 @@ class Planner:
         disk_units: int = 0,
         max_store_tokens: float = math.inf,
     ) -> None:
+        if config.chunk_tokens % layout.block_tokens:
+            raise ValueError(
+                f"chunk_tokens: expected a multiple of {layout.block_tokens}, the layout's block, "
+                f"got {config.chunk_tokens}"
+            )
+        self._layout = layout
         self._unit_bytes = layout.unit_bytes(config.chunk_tokens)
         self._token_bytes = layout.token_bytes
         self._chunk_tokens = config.chunk_tokens
@@ -138,10 +142,37 @@ class Planner:
         self._pause_us = _FIRST_PAUSE_US
         self._disk_rests_until_us = 0
 
+    @classmethod
+    def from_config(
+        cls, layout: KVLayout, config: CacheConfig, *, max_store_tokens: float = math.inf
+    ) -> Self:
+        """For an engine whose executors are elsewhere: as large as theirs by the same settings."""
+        unit_bytes = layout.unit_bytes(config.chunk_tokens)
+        has_disk = config.disk_path is not None
+        return cls(
+            layout,
+            config,
+            memory_units=config.memory_size_bytes // unit_bytes,
+            disk_units=units_that_fit(config.disk_size_bytes, unit_bytes) if has_disk else 0,
+            max_store_tokens=max_store_tokens,
+        )
+
     @property
     def pending_ids(self) -> list[int]:
         """Commands under way, oldest first."""
         return list(self._pending)
+
+    def levels(self) -> dict[str, float]:
+        """How full the tiers are, by the name of the gauge."""
+        stats, unit_bytes = self.index.stats(), self._unit_bytes
+        return {
+            "memory_used_bytes": stats.memory.used_units * unit_bytes,
+            "memory_size_bytes": stats.memory.total_units * unit_bytes,
+            "disk_used_bytes": stats.disk.used_units * unit_bytes,
+            "disk_size_bytes": stats.disk.total_units * unit_bytes,
+            "kept_tokens": stats.tokens,
+            "pins": stats.pins,
+        }
 
     def take_commands(self) -> list[Command]:
         """Commands planned since the last call, in the order in which they are to be submitted."""
@@ -185,7 +216,8 @@ class Planner:
             slots: Called once, with the range of positions to copy, if there is anything to copy.
             time: The admission that computed them.
             namespace: Which tree.
-            limit: Tokens whose KV is complete; None for all.
+            limit: Tokens whose KV is complete; None for all. Of the layout's last block, all or
+                nothing is kept.
             tail: Whether to keep a last chunk that is not full.
 
         Returns:
@@ -195,6 +227,8 @@ class Planner:
         if self._store_tokens_inflight >= self._max_store_tokens:
             self.counters.stores_dropped += 1
             return None
+        if self._layout.block_tokens > 1:
+            limit = self._layout.whole_blocks(len(tokens) if limit is None else limit)
         chunks = self._reserve(tokens, namespace, time, limit, tail)
         if not len(chunks):
             return None

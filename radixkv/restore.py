@@ -8,14 +8,34 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from radixkv.errors import TierFormatError
-from radixkv.tiers.disk import RestoredChunks
+from radixkv.tiers.disk import DiskInspection, RestoredChunks, disk_file
 
 Fingerprints = NDArray[np.void]
+
+
+def inspect_ranks(folder: Path, num_ranks: int) -> RestoredChunks | None:
+    """What the files of all ranks have alike, looked at while their executors own them.
+
+    For a planner in a process of its own, before its first command.
+
+    Returns:
+        None where a rank's file is not on this host.
+
+    Raises:
+        TierError: A file cannot be read, or the files do not belong together.
+    """
+    files = [disk_file(folder, rank) for rank in range(num_ranks)]
+    if not all(file.exists() for file in files):
+        return None
+    found = [DiskInspection(file).chunks for file in files]
+    check_groups([restored.group_id for restored in found])
+    return in_common(found[0], [fingerprints(restored) for restored in found])
 
 
 def fingerprints(restored: RestoredChunks) -> Fingerprints:

@@ -59,6 +59,36 @@ class TickRecord:
     rates: Rates = Rates()
 
 
+class RateMeter:
+    """Measures what a tick record says of time and rates. The caller reads the clock.
+
+    Args:
+        now_s: The time at which it begins, in seconds of a clock that never falls.
+        min_tokens: Fewer tokens computed in one step say nothing about the rate of a prefill.
+    """
+
+    def __init__(self, now_s: float, min_tokens: int) -> None:
+        self._last_s = now_s
+        self._min_tokens = min_tokens
+        self._computed_tokens = 0
+        self._compute_rate = 0.0  # tokens a second
+        self.fetch_bytes_per_s = 0.0
+
+    def note_computed(self, num_tokens: int) -> None:
+        """The engine has computed so many tokens of prompts since the last `read`."""
+        self._computed_tokens += num_tokens
+
+    def read(self, now_s: float) -> tuple[int, Rates]:
+        """Microseconds since the last `read`, and the rates by now."""
+        elapsed_s = now_s - self._last_s
+        self._last_s = now_s
+        if self._computed_tokens >= self._min_tokens and elapsed_s > 0:
+            rate = self._computed_tokens / elapsed_s
+            self._compute_rate += (rate - self._compute_rate) * (0.2 if self._compute_rate else 1)
+        self._computed_tokens = 0
+        return int(elapsed_s * 1e6), Rates(int(self.fetch_bytes_per_s), int(self._compute_rate))
+
+
 class ReplicasDivergedError(RadixKVError):
     """The ranks' planners no longer issue the same commands; nothing they say can be trusted."""
 

@@ -7,7 +7,7 @@ import os
 import uuid
 from typing import Any
 
-from radixkv import CacheConfig, KVLayout, Namespace, RankGroup, model_identity
+from radixkv import CacheConfig, KVLayout, Namespace, RankGroup, find_model, model_identity
 
 # Arguments that change the KV of given tokens, beside the weights.
 _MODEL_ARGUMENTS = (
@@ -67,14 +67,6 @@ def draw_nonce(group: RankGroup) -> str:
 
 def _identity(model_path: str, overrides: dict[str, str]) -> str:
     """Reads the weights where they lie: at the path given, or where the hub's were put."""
-    if os.path.exists(model_path):
-        return model_identity(model_path, overrides)
-    return model_identity(_snapshot_folder(model_path, overrides["revision"]), overrides)
-
-
-def _snapshot_folder(name: str, revision: str) -> str:
-    """Where SGLang's own download of a hub model lies."""
-    from huggingface_hub import snapshot_download
-
-    wanted = None if revision == "None" else revision
-    return str(snapshot_download(name, revision=wanted, local_files_only=True))
+    revision = overrides["revision"]
+    folder = find_model(model_path, None if revision == "None" else revision)
+    return model_identity(folder, overrides)

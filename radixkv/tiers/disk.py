@@ -21,10 +21,17 @@ from numpy.typing import NDArray
 from radixkv import _native
 from radixkv.errors import TierError
 
+_SPILL_WINDOW_BYTES = 128 << 20
+
 
 def disk_file(folder: str | os.PathLike[str], rank: int) -> Path:
     """Where a rank's file is."""
     return Path(folder) / f"rank{rank}.radixkv"
+
+
+def spill_window_bytes(memory_bytes: int) -> int:
+    """Bytes that may be on their way to disk: until they are synced, memory cannot evict them."""
+    return min(_SPILL_WINDOW_BYTES, memory_bytes // 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +180,11 @@ class DiskInspection:
             return int(text) if text.isdigit() else 0
         finally:
             os.close(lock)
+
+
+def units_that_fit(capacity_bytes: int, unit_bytes: int) -> int:
+    """Units of payload in a file of this size, beside its headers."""
+    return _native.disk_units_that_fit(capacity_bytes, unit_bytes)
 
 
 def inspect_folder(path: str | os.PathLike[str]) -> list[DiskInspection]:
