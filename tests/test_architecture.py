@@ -15,7 +15,7 @@ import pytest
 import radixkv
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-PACKAGES = ("radixkv", "sglang_ext")
+ADAPTERS = ("sglang_ext", "vllm_ext")
 MAX_LINES = 500
 
 # A module may import from floors below its own, and those of the ground floor from each other.
@@ -95,11 +95,15 @@ def test_imports_go_one_way(file):
         assert other == own or is_below or is_neighbour, f"{own} imports {other}"
 
 
-@pytest.mark.parametrize("file", package_files("sglang_ext"), ids=relative)
+@pytest.mark.parametrize(
+    "file", [file for adapter in ADAPTERS for file in package_files(adapter)], ids=relative
+)
 def test_adapters_use_public_names_only(file):
+    own = relative(file).partition("/")[0]
+
     for name in imports(file):
         package, _, rest = name.partition(".")
-        assert package not in set(PACKAGES) - {"radixkv", "sglang_ext"}, name
+        assert package not in set(ADAPTERS) - {own}, name
         assert package != "radixkv" or rest in radixkv.__all__, name
 
 
@@ -141,7 +145,7 @@ def test_names_tell_what_not_when(file):
 
 
 def test_the_library_needs_no_engine():
-    blocked = sorted(ENGINES | {"sglang_ext", "prometheus_client"})
+    blocked = sorted(ENGINES | {*ADAPTERS, "prometheus_client"})
     program = (
         "import sys\n"
         f"sys.modules.update(dict.fromkeys({blocked!r}))\n"  # None: importing it fails

@@ -3,10 +3,11 @@
 
     python3 tests/engines/setup.py sglang-0.5.18
 
-creates `.venvs/sglang-0.5.18` from `tests/engines/sglang-0.5.18.txt`, and installs radixkv and the
-CPU stand-ins (`tests/sglang_cpu`) into it from this checkout. Run it again at any time: what is up
-to date is left alone (under a second), a changed list makes the environment anew, a changed source
-file builds and installs this repository's wheels again (CMake rebuilds only what changed).
+creates `.venvs/sglang-0.5.18` from `tests/engines/sglang-0.5.18.txt`, and installs radixkv and, for
+SGLang, the CPU stand-ins (`tests/sglang_cpu`) into it from this checkout. Run it again at any time:
+what is up to date is left alone (under a second), a changed list makes the environment anew, a
+changed source file builds and installs this repository's wheels again (CMake rebuilds only what
+changed).
 
 It needs Python 3.11 with venv and pip, what `.ci/bootstrap` installs to compile radixkv, and a way
 to the packages that pip is configured with.
@@ -33,7 +34,7 @@ CACHE = REPOSITORY / ".cache"
 TORCH = "torch==2.13.0"
 
 # What goes into this repository's two wheels, and so into the stamp of an environment.
-SOURCES = ("pyproject.toml", "README.md", "LICENSE", "csrc", "radixkv", "sglang_ext")
+SOURCES = ("pyproject.toml", "README.md", "LICENSE", "csrc", "radixkv", "sglang_ext", "vllm_ext")
 STAND_INS = REPOSITORY / "tests" / "sglang_cpu"
 BUILD_OUTPUTS = {".so", ".pyc"}
 
@@ -205,6 +206,8 @@ def install_project(build: Environment, environment: Environment) -> None:
     if environment.has("project", sources):
         return
     wheels = build_wheels(build, sources)
+    if not environment.name.startswith("sglang"):
+        wheels = [wheel for wheel in wheels if "sglang" not in wheel.name]
     install(build, environment, "radixkv from this checkout", "--reinstall", *wheels)
     environment.set("project", sources)
 

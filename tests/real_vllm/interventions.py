@@ -1,0 +1,78 @@
+"""What tests change inside a running connector: guards taken out, copies late or wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from radixkv import Load, Store
+
+
+def shuffle_loads(scheduler: Any, worker: Any) -> None:
+    """Every load brings the right blocks, to the wrong places."""
+    submit = worker.executor.submit
+
+    def shuffled(command: Any) -> None:
+        if isinstance(command, Load):
+            command = dataclasses.replace(command, slots=command.slots[::-1].copy())
+        submit(command)
+
+    worker.executor.submit = shuffled
+
+
+def begin_stores_late(scheduler: Any, worker: Any) -> None:
+    """A store reads its blocks two steps later, or when somebody waits for a completion."""
+    submit, wait, end_step = worker.executor.submit, worker.executor.wait, worker.end_step
+    late: list[list[Any]] = [[], []]
+
+    def submit_late(command: Any) -> None:
+        if isinstance(command, Store):
+            late[-1].append(command)
+        else:
+            submit(command)
+
+    def wait_for_late(timeout_s: float) -> None:
+        for commands in late:
+            while commands:
+                submit(commands.pop(0))
+        wait(timeout_s)
+
+    def end_step_late() -> set[str]:
+        for command in late.pop(0):
+            submit(command)
+        late.append([])
+        received: set[str] = end_step()
+        return received
+
+    worker.executor.submit = submit_late
+    worker.executor.wait = wait_for_late
+    worker.end_step = end_step_late
+
+
+def overwrite_what_is_stored(scheduler: Any, worker: Any) -> None:
+    """Guard out: a step begins although stores still read blocks that it overwrites."""
+    worker._await = lambda command_ids: None
+
+
+def store_after_failed_loads(scheduler: Any, worker: Any) -> None:
+    """Guard out: what is computed on top of a failed load is stored like anything else."""
+    end = worker._end
+
+    def forgetful(completion: Any) -> None:
+        end(completion)
+        worker._unheard_failures.clear()
+
+    worker._end = forgetful
+
+
+def forget_loads_of_aborted(scheduler: Any, worker: Any) -> None:
+    """Guard out: nobody hears of the end of a load whose request has gone."""
+    finished = scheduler.finished
+
+    def forgetful(request: Any, block_ids: list[int]) -> None:
+        finished(request, block_ids)
+        for command_id, request_id in list(worker._waiting.items()):
+            if request_id == request.request_id:
+                del worker._waiting[command_id]
+
+    scheduler.finished = forgetful

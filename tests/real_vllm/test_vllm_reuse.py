@@ -1,0 +1,135 @@
+"""The main promise: with the connector every prompt gets the tokens that it gets without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conversations import MAX_NEW_TOKENS, Workload
+from vllm_harness import VllmHost, connector
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """One way to run an engine."""
+
+    name: str
+    loads: str = "async"
+    dtype: str = "float32"
+    block_tokens: int = 32
+    chunked_at: int | None = None
+    ahead: bool = False
+
+    def engine(self) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "dtype": self.dtype,
+            "block_size": self.block_tokens,
+            "async_scheduling": self.ahead,
+        }
+        if self.chunked_at:
+            found["max_num_batched_tokens"] = self.chunked_at
+        return found
+
+
+LEGS = [
+    Leg("asynchronous loads"),
+    Leg("synchronous loads", loads="sync"),
+    Leg("scheduling ahead", ahead=True),
+    Leg("chunked prefill, scheduling ahead, bfloat16", dtype="bfloat16", chunked_at=96, ahead=True),
+    Leg("blocks of 128, bfloat16", dtype="bfloat16", block_tokens=128),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Both turns of a workload, and the engine's state after them."""
+
+    workload: Workload
+    block_tokens: int
+    first: list[dict[str, Any]]
+    after_first: dict[str, Any]
+    second: list[dict[str, Any]]
+    after_second: dict[str, Any]
+    metrics: dict[str, float]
+
+
+@pytest.fixture(scope="module", params=LEGS, ids=lambda leg: leg.name)
+def run(
+    request: pytest.FixtureRequest,
+    host: VllmHost,
+    models: dict[str, Path],
+    workload_for: Callable[[str, str], Workload],
+) -> Run:
+    leg: Leg = request.param
+    workload = workload_for("mha", leg.dtype)
+    host.start(models["mha"], connector(loads=leg.loads), **leg.engine())
+    first = host.generate(prompts=workload.first, max_tokens=MAX_NEW_TOKENS)
+    assert host.settle()
+    after_first = host.state()
+    host.reset_prefix_cache()
+    second = host.generate(prompts=workload.second, max_tokens=MAX_NEW_TOKENS)
+    assert host.settle()
+    return Run(workload, leg.block_tokens, first, after_first, second, host.state(), host.metrics())
+
+
+def test_every_answer_is_that_of_a_run_without_connector(run: Run) -> None:
+    assert [answer["ids"] for answer in run.first] == run.workload.first_answers
+    assert [answer["ids"] for answer in run.second] == run.workload.second_answers
+
+
+def test_parts_of_a_prompt_add_up(run: Run) -> None:
+    """What was computed is counted where it is scheduled, not taken from anybody's figures."""
+    prefilled = run.after_second["prefilled_tokens"] - run.after_first["prefilled_tokens"]
+    cached = sum(answer["cached_tokens"] for answer in run.second)
+
+    assert run.after_first["preemptions"] == run.after_second["preemptions"] == 0
+    assert prefilled + cached == sum(map(len, run.workload.second))
+    assert run.after_second["counters"]["loads_failed"] == 0
+
+
+def test_second_turns_find_all_full_blocks_of_the_first(run: Run) -> None:
+    for first, answer in zip(run.workload.first, run.second, strict=True):
+        assert answer["cached_tokens"] >= len(first) // run.block_tokens * run.block_tokens
+
+
+def test_vllm_counts_what_radixkv_loaded(run: Run) -> None:
+    loaded = run.after_second["counters"]["loaded"]
+    sources = {
+        name.rpartition("=")[2]: count
+        for name, count in run.metrics.items()
+        if name.startswith("vllm:prompt_tokens_cached_by_source")
+    }
+
+    assert loaded > 0
+    assert sources["host"] == loaded == run.metrics["vllm:radixkv_loaded"]
+    assert sources["disk"] == sources["external_unspecified"] == 0
+
+
+def test_nothing_is_under_way_or_pinned_at_the_end(run: Run) -> None:
+    for state in (run.after_first, run.after_second):
+        assert state["pending"] == state["requests"] == state["uses"] == state["writing"] == 0
+        assert state["levels"]["pins"] == 0
+        assert state["free_blocks"] == state["num_blocks"] - 1  # one is vLLM's null block
+
+
+def test_answers_differ_where_blocks_are_loaded_in_another_order(
+    host: VllmHost, models: dict[str, Path], workload_for: Callable[[str, str], Workload]
+) -> None:
+    """The control: these prompts do tell right KV from wrong."""
+    workload = workload_for("mha", "float32")
+    host.start(models["mha"], connector())
+    host.generate(prompts=workload.first, max_tokens=MAX_NEW_TOKENS)
+    host.settle()
+    host.reset_prefix_cache()
+    host.intervene(name="shuffle_loads")
+
+    answers = host.generate(prompts=workload.second, max_tokens=MAX_NEW_TOKENS)
+
+    wrong = [
+        answer["ids"] != expected
+        for answer, expected in zip(answers, workload.second_answers, strict=True)
+    ]
+    assert sum(wrong) >= len(wrong) // 2

@@ -1,0 +1,132 @@
+"""Which namespace KV belongs to: the model, what the engine makes of it, the request."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import platform
+import uuid
+from pathlib import Path
+from typing import Any
+
+import vllm
+from vllm.platforms import current_platform
+
+from radixkv import KVLayout, Namespace, Planner, find_model, model_identity
+from vllm_ext.requests import request_key
+
+logger = logging.getLogger(__name__)
+
+# Settings that change the KV of given tokens, or how a block holds it.
+_MODEL = ("dtype", "quantization", "hf_overrides", "revision", "code_revision")
+_CACHE = ("cache_dtype", "block_size")
+_PARALLEL = ("tensor_parallel_size", "enable_expert_parallel")
+
+
+class Namespaces:
+    """The trees of one engine, by what requests bring along.
+
+    Args:
+        planner: Has the trees.
+        base: The namespace of a plain request.
+    """
+
+    def __init__(self, planner: Planner, base: Namespace) -> None:
+        self._planner = planner
+        self._base = base
+        self._loras: dict[tuple[str, int, str], str] = {}
+        self._trees: dict[tuple[str, str], int] = {}
+
+    def tree_of(self, request: Any) -> int | None:
+        """The tree of a request; None where it cannot be told."""
+        lora = self._lora_of(getattr(request, "lora_request", None))
+        if lora is None:
+            return None
+        name = (lora, request_key(request))
+        if name not in self._trees:
+            space = dataclasses.replace(self._base, lora=name[0], request_key=name[1])
+            self._trees[name] = self._planner.index.namespace(space.digest())
+        return self._trees[name]
+
+    def _lora_of(self, lora: Any) -> str | None:
+        """Names an adapter by its weights; empty without one, None where they may change."""
+        if lora is None:
+            return ""
+        if getattr(lora, "load_inplace", False):
+            return None
+        key = (lora.lora_name, lora.lora_int_id, lora.lora_path)
+        if key not in self._loras:
+            self._loras[key] = _adapter_identity(lora.lora_path)
+        return self._loras[key]
+
+
+def engine_namespace(
+    vllm_config: Any, kv_cache_config: Any, layout: KVLayout, chunk_tokens: int, salt: str
+) -> Namespace:
+    """The namespace of an engine that starts now.
+
+    Args:
+        vllm_config: vLLM's settings.
+        kv_cache_config: How its KV cache was laid out.
+        layout: The KV of one token on one rank.
+        chunk_tokens: Tokens in a chunk.
+        salt: `namespace_salt` of radixkv's settings.
+    """
+    overrides = _overrides(vllm_config, kv_cache_config)
+    model = vllm_config.model_config
+    try:
+        folder = find_model(model.model, getattr(model, "revision", None))
+        identity = model_identity(folder, overrides)
+    except (OSError, ValueError, ImportError) as error:
+        logger.warning(
+            "the weights of %s cannot be told from others (%s): what is kept is found again only "
+            "until this engine ends",
+            model.model,
+            error,
+        )
+        identity = uuid.uuid4().hex
+    return Namespace(model=identity, layout_digest=layout.digest(chunk_tokens), salt=salt)
+
+
+def _overrides(vllm_config: Any, kv_cache_config: Any) -> dict[str, object]:
+    model, cache = vllm_config.model_config, vllm_config.cache_config
+    load_format = str(vllm_config.load_config.load_format)
+    found = {name: str(getattr(model, name, None)) for name in _MODEL}
+    found |= {name: str(getattr(cache, name, None)) for name in _CACHE}
+    found |= {name: str(getattr(vllm_config.parallel_config, name, None)) for name in _PARALLEL}
+    if "dummy" in load_format:  # only made-up weights depend on the seed
+        found["seed"] = str(model.seed)
+    attention = getattr(vllm_config, "attention_config", None)
+    found |= {
+        "load_format": load_format,
+        "inside of a block": vllm.__version__,
+        "block layout": str(getattr(kv_cache_config, "kv_cache_layout", None)),
+        "attention": str(getattr(attention, "backend", None)),
+        "processor": _processor(),
+    }
+    return dict(found)
+
+
+def _processor() -> str:
+    """What kernels choose the inside of a block by."""
+    if current_platform.device_type != "cpu":
+        return str(current_platform.get_device_name())
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith(("flags", "Features")):
+            return " ".join(sorted(line.partition(":")[2].split()))
+    return platform.machine()
+
+
+def _adapter_identity(path: str) -> str:
+    try:
+        folder = Path(find_model(path))
+        files = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin"))
+        config = (folder / "adapter_config.json").read_text()
+        return " ".join(model_identity(file, {"adapter": config}) for file in files) or _nonce()
+    except (OSError, ValueError, ImportError):
+        return _nonce()
+
+
+def _nonce() -> str:
+    """An adapter whose weights cannot be read is found again until the engine ends."""
+    return uuid.uuid4().hex

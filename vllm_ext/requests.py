@@ -1,0 +1,99 @@
+"""What is known of a request between the calls that vLLM makes about it."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from dataclasses import dataclass, field
+from typing import Any
+
+from radixkv import Prefetch
+
+_KEY = "radixkv"
+_COMPLETE = frozenset({"FINISHED_STOPPED", "FINISHED_LENGTH_CAPPED"})
+
+
+@dataclass(slots=True)
+class RequestState:
+    """One request whose KV follows from its token ids.
+
+    Attributes:
+        request: vLLM's.
+        tree: The namespace that it is matched and stored in.
+        reads: Whether it may be served from the cache.
+        writes: Whether it may be stored.
+        tokens: Its token ids as far as they are known, converted once.
+        blocks: Its blocks on the device, in order.
+        admission: Number of its admission, the recency of what it uses; 0 before it.
+        prefetch: Under way while it waits in the queue.
+        memory_tokens_before: Tokens in memory before its prefetch brought more; None without one.
+        local_tokens: What the device had when it was last matched.
+        stored_tokens: How far stores have been asked for.
+    """
+
+    request: Any
+    tree: int
+    reads: bool
+    writes: bool
+    tokens: array[int]
+    blocks: list[int] = field(default_factory=list)
+    admission: int = 0
+    prefetch: Prefetch | None = None
+    memory_tokens_before: int | None = None
+    local_tokens: int = 0
+    stored_tokens: int = 0
+
+    def take_in_tokens(self) -> None:
+        """Convert what was decoded since the last call."""
+        known = self.request.all_token_ids
+        if len(known) > len(self.tokens):
+            self.tokens.extend(known[len(self.tokens) :])
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it ended well: what it computed is what the model says."""
+        return self.request.status.name in _COMPLETE
+
+    def computed_tokens(self, num_computed: int) -> int:
+        """Of `num_computed`, those whose ids are known; a token under way is only a placeholder."""
+        num_known = num_computed - int(getattr(self.request, "num_output_placeholders", 0))
+        return max(0, min(num_known, len(self.tokens)))
+
+
+def tokens_of(request: Any) -> array[int] | None:
+    """Token ids from which the KV follows; None where they do not say it all.
+
+    Images stand in the prompt as placeholders, embeddings in place of tokens: neither says what was
+    computed, so such requests are neither matched nor stored.
+    """
+    if getattr(request, "mm_features", None) or getattr(request, "prompt_embeds", None) is not None:
+        return None
+    if request.prompt_token_ids is None:
+        return None
+    try:
+        return array("I", request.all_token_ids[:])
+    except (OverflowError, TypeError):
+        return None
+
+
+def may_read(request: Any) -> bool:
+    """Whether neither vLLM nor the caller wants the prompt to be computed."""
+    skips = getattr(request, "skip_reading_prefix_cache", None)
+    return not skips and _wish(request, "read")
+
+
+def may_write(request: Any) -> bool:
+    """Whether the caller lets the request be stored."""
+    return _wish(request, "write")
+
+
+def request_key(request: Any) -> str:
+    """What a request shares with its like only; empty for all that name nothing."""
+    salt = getattr(request, "cache_salt", None)
+    return "" if salt is None else json.dumps(["cache_salt", salt])
+
+
+def _wish(request: Any, name: str) -> bool:
+    """A request's own `kv_transfer_params: {"radixkv": {"read": false}}`."""
+    wishes = (getattr(request, "kv_transfer_params", None) or {}).get(_KEY)
+    return bool(wishes.get(name, True)) if isinstance(wishes, dict) else True

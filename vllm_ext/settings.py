@@ -1,0 +1,80 @@
+"""What both sides of the connector know of the engine before it runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from radixkv import CacheConfig, ConfigError, KVLayout
+from vllm_ext.layout import describe_blocks
+
+_LOADS = ("async", "sync")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """The same on the scheduler and on every worker.
+
+    Attributes:
+        layout: The KV of a token on one rank.
+        config: radixkv's settings; sizes are those of one rank.
+        num_ranks: Ranks that hold a share of each chunk.
+        num_blocks: Blocks on the device.
+        group_id: For disk files that are made now, 16 bytes.
+        loads_sync: Whether a request joins the batch at once and waits for its loads layer by
+            layer, instead of joining when they are done.
+        reads: Whether prompts are looked up.
+        writes: Whether they are stored.
+    """
+
+    layout: KVLayout
+    config: CacheConfig
+    num_ranks: int
+    num_blocks: int
+    group_id: bytes
+    loads_sync: bool
+    reads: bool
+    writes: bool
+
+
+def read_settings(vllm_config: Any, kv_cache_config: Any) -> EngineSettings:
+    """Reads vLLM's configuration, and radixkv's own out of `kv_connector_extra_config`.
+
+    There, `config` names a YAML file, or its keys stand there themselves; without either the file
+    that RADIXKV_CONFIG names counts. `loads` is "async" (default) or "sync".
+
+    Raises:
+        ConfigError: Names the wrong setting.
+    """
+    transfer = vllm_config.kv_transfer_config
+    extra = dict(transfer.kv_connector_extra_config or {})
+    loads = extra.pop("loads", _LOADS[0])
+    if loads not in _LOADS:
+        raise ConfigError(f"loads: expected one of {', '.join(_LOADS)}, got {loads!r}")
+    layout = describe_blocks(kv_cache_config)
+    num_ranks = vllm_config.parallel_config.tensor_parallel_size
+    config = _read_config(extra)
+    chunk_tokens = -(-config.chunk_tokens // layout.block_tokens) * layout.block_tokens
+    return EngineSettings(
+        layout=layout,
+        config=dataclasses.replace(config, chunk_tokens=chunk_tokens).for_rank(num_ranks),
+        num_ranks=num_ranks,
+        num_blocks=kv_cache_config.num_blocks,
+        group_id=hashlib.sha256(str(transfer.engine_id).encode()).digest()[:16],
+        loads_sync=loads == "sync",
+        reads=transfer.is_kv_consumer,
+        writes=transfer.is_kv_producer,
+    )
+
+
+def _read_config(extra: dict[str, Any]) -> CacheConfig:
+    if "config" in extra:
+        path = extra.pop("config")
+        if extra:
+            raise ConfigError(
+                f"config: expected it alone, got {', '.join(sorted(extra))} beside it"
+            )
+        return CacheConfig.load(path)
+    return CacheConfig.from_mapping(extra) if extra else CacheConfig.from_environment()

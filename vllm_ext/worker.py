@@ -1,0 +1,164 @@
+"""The data plane: lives in each of vLLM's workers, carries out plans and reports how they ended."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+
+import torch
+
+from radixkv import Command, Completion, CompletionStatus, Executor, Load, Store
+from vllm_ext.layout import BlockMemory
+from vllm_ext.metadata import StepPlan, WorkerReport
+from vllm_ext.settings import EngineSettings
+
+logger = logging.getLogger(__name__)
+
+_LAYER_TIMEOUT_S = 60.0
+_IDLE_WAIT_S = 2e-3  # a step without requests lasts as long, unless something ends
+
+
+class WorkerSide:
+    """The executor of one rank.
+
+    Args:
+        settings: What both sides know of the engine.
+        layer_names: The layers, in the order in which they are stored.
+        rank: Of this worker.
+
+    Raises:
+        TierError: A tier could not be opened; the reason says what to do.
+    """
+
+    def __init__(self, settings: EngineSettings, layer_names: list[str], rank: int) -> None:
+        self._settings = settings
+        self._layer_names = layer_names
+        self._layer_numbers = {name: number for number, name in enumerate(layer_names)}
+        self.executor = Executor.from_config(
+            settings.layout,
+            settings.config,
+            group_id=settings.group_id,
+            rank=rank,
+            world_size=settings.num_ranks,
+        )
+        self._memory: BlockMemory | None = None
+        self._plan: StepPlan | None = None
+        self._copies: dict[int, Store | Load] = {}  # under way
+        self._waiting: dict[int, str] = {}  # load → request that waits outside the batch
+        self._sync_loads: list[int] = []  # loads of the running step
+        self._ended: list[Completion] = []
+        self._received: set[str] = set()
+        self._lost_blocks: set[int] = set()
+        self._unheard_failures: set[int] = set()
+        logging.getLogger("radixkv").setLevel(settings.config.log_level.upper())
+
+    def attach(self, kv_caches: Mapping[str, torch.Tensor]) -> None:
+        """Name vLLM's KV cache.
+
+        Raises:
+            UnsupportedError: It does not lie as its configuration says.
+        """
+        settings = self._settings
+        self._memory = BlockMemory(
+            settings.layout, self._layer_names, kv_caches, settings.num_blocks
+        )
+        self.executor.attach(self._memory.engine)
+
+    def begin_step(self, plan: StepPlan) -> None:
+        """Carry out a plan, before its step computes. A second call with it does nothing."""
+        if plan is self._plan:
+            return
+        self._plan = plan
+        self._unheard_failures -= set(plan.failed_loads_heard)
+        self._waiting |= plan.waiting
+        loads = [command for command in plan.commands if isinstance(command, Load)]
+        for command in plan.commands:
+            if not isinstance(command, Load):
+                self._submit(command)
+        self._await(plan.awaited)
+        for load in loads:
+            self._submit(load)
+        self._sync_loads = [
+            load.command_id for load in loads if load.command_id not in plan.waiting
+        ]
+
+    def wait_layer(self, layer_name: str) -> None:
+        """Block until the running step's own loads have brought a layer, or failed."""
+        layer = self._layer_numbers.get(layer_name)
+        if layer is None:
+            return
+        for command_id in self._sync_loads:
+            if command_id in self._copies:
+                self.executor.wait_layer(command_id, layer, _LAYER_TIMEOUT_S, self._stream())
+
+    def end_step(self) -> set[str]:
+        """The step has computed: hear what ended; gives the requests whose loads have."""
+        self._await(self._sync_loads)
+        self._sync_loads = []
+        self._poll()
+        if self._plan is not None and self._plan.is_idle and not self._ended:
+            self.executor.wait(_IDLE_WAIT_S)
+            self._poll()
+        received, self._received = self._received, set()
+        return received
+
+    def take_lost_blocks(self) -> set[int]:
+        """Blocks that a load was to fill and did not, since the last call."""
+        lost, self._lost_blocks = self._lost_blocks, set()
+        return lost
+
+    def take_report(self) -> WorkerReport | None:
+        """What ended since the last call."""
+        ended, self._ended = self._ended, []
+        if not ended:
+            return None
+        return WorkerReport.of_rank(ended, self.executor.stats().fetch.recent_gbps * 1e9)
+
+    def close(self) -> None:
+        """vLLM shuts down."""
+        self.executor.close()
+
+    def _submit(self, command: Command) -> None:
+        if isinstance(command, Store) and self._unheard_failures:
+            self._end(Completion(command.command_id, 0, CompletionStatus.FAILED))
+            return
+        if isinstance(command, Store | Load):
+            assert self._memory is not None
+            self._copies[command.command_id] = command
+            command = dataclasses.replace(command, slots=self._memory.place(command.slots))
+        try:
+            self.executor.submit(command)
+        except Exception:
+            logger.exception("command %d could not be begun", command.command_id)
+            self._end(Completion(command.command_id, 0, CompletionStatus.FAILED))
+
+    def _await(self, command_ids: list[int]) -> None:
+        """Block until these copies have ended, however they end."""
+        while any(command_id in self._copies for command_id in command_ids):
+            self._poll()
+            if any(command_id in self._copies for command_id in command_ids):
+                self.executor.wait(1.0)
+
+    def _poll(self) -> None:
+        for completion in self.executor.poll():
+            self._end(completion)
+
+    def _end(self, completion: Completion) -> None:
+        self._ended.append(completion)
+        copy = self._copies.pop(completion.command_id, None)
+        if not isinstance(copy, Load):
+            return
+        request_id = self._waiting.pop(completion.command_id, None)
+        if request_id is not None:
+            self._received.add(request_id)
+        if completion.status is not CompletionStatus.OK:
+            self._unheard_failures.add(completion.command_id)
+            num_good = int(copy.chunks["count"][: completion.num_ok].sum())
+            lost = copy.slots[num_good:] // self._settings.layout.block_tokens
+            self._lost_blocks.update(lost.tolist())
+
+    def _stream(self) -> int:
+        assert self._memory is not None
+        device = self._memory.engine.device
+        return 0 if device is None else int(torch.cuda.current_stream(device).cuda_stream)
