@@ -1,0 +1,112 @@
+"""What the SGLang benchmarks share: a Llama-3.1-8B shape with made-up weights, and the caches that
+are compared.
+
+Every engine runs in a process of its own, one after the other, on the same prompts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness import progress
+
+PAGE = 64
+MEMORY_GB = 60
+LLAMA_8B = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 128256,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0,
+    "hidden_act": "silu",
+    "torch_dtype": "bfloat16",
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+CONFIG = """
+memory: {{size: {memory}GB}}
+disk: {{path: {disk}, size: 40GiB}}
+prefetch: {{deadline: 60s}}
+"""
+CACHES: dict[str, dict[str, Any]] = {
+    "radixkv": {"radix_cache_backend": "radixkv"},
+    "hicache": {
+        "enable_hierarchical_cache": True,
+        "hicache_size": MEMORY_GB,
+        "hicache_io_backend": "kernel",
+        "hicache_mem_layout": "page_first",
+        "hicache_write_policy": "write_through",
+    },
+    "plain": {},
+}
+Times = dict[str, list[float]]
+
+
+def start(cache: str, folder: Path, device_tokens: int) -> Any:
+    """An engine whose device keeps so many tokens; `folder` takes its model and disk."""
+    import sglang
+
+    (folder / "config.json").write_text(json.dumps(LLAMA_8B))
+    config = folder / "radixkv.yaml"
+    config.write_text(CONFIG.format(memory=MEMORY_GB, disk=folder / "disk"))
+    os.environ["RADIXKV_CONFIG"] = str(config)
+    return sglang.Engine(
+        model_path=str(folder),
+        load_format="dummy",
+        skip_tokenizer_init=True,
+        attention_backend="triton",
+        sampling_backend="pytorch",
+        grammar_backend="none",
+        disable_cuda_graph=True,
+        dtype="bfloat16",
+        context_length=131072,
+        page_size=PAGE,
+        chunked_prefill_size=16384,
+        max_total_tokens=device_tokens,
+        mem_fraction_static=0.5,
+        log_level="warning",
+        **CACHES[cache],
+    )
+
+
+def measure(cache: str) -> Times:
+    """Runs the calling benchmark with `--only cache` in a process of its own; gives its values."""
+    progress(f"{cache}: starting SGLang")
+    command = [sys.executable, sys.argv[0], "--only", cache]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    values: Times = json.loads(done.stdout.splitlines()[-1])
+    return values
+
+
+def run_alone(cache: str, device_tokens: int, run: Callable[[Any], Times]) -> None:
+    """The other side of `measure`: starts the engine, runs, and prints the values."""
+    folder = Path(tempfile.mkdtemp(prefix="radixkv-bench-"))
+    try:
+        engine = start(cache, folder, device_tokens)
+        values = run(engine)
+        engine.shutdown()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    print(json.dumps(values), flush=True)
+
+
+def percentile(values: Sequence[float], percent: int) -> float:
+    """The value that so many percent do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) * percent // 100, len(ordered) - 1)]

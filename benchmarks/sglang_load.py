@@ -1,0 +1,156 @@
+"""How many requests a second does SGLang serve, with radixkv, with HiCache and with neither?
+
+    python benchmarks/sglang_load.py            # on a machine with a GPU and SGLang
+
+Two loads, both closed: a user asks again as soon as the last answer is there.
+
+    reuse      32 users over 8 shared documents; at each turn a user sends the whole conversation
+               and 512 new tokens. Together four times what the device keeps
+    no reuse   prompts that share nothing: what does the cache cost where it cannot help?
+
+The first turn of every user is not counted: nothing can be reused in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import statistics
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness import emit, progress
+from sglang_engine import CACHES, Times, measure, percentile, run_alone
+
+NUM_USERS = 32
+NUM_DOCUMENTS = 8
+DOCUMENT_TOKENS = 4096
+TURN_TOKENS = 512
+ANSWER_TOKENS = 32
+NUM_TURNS = 9  # the first of them uncounted
+DEVICE_TOKENS = 45_000  # a quarter of 8 documents and 32 users' turns
+FRESH_PROMPTS = 64
+FRESH_TOKENS = 4096
+FRESH_ROUNDS = 5
+
+
+@dataclass
+class Tally:
+    """What the answers of one load said."""
+
+    first_token_ms: list[float] = field(default_factory=list)
+    sources: dict[str, int] = field(default_factory=dict)
+    prompt_tokens: int = 0
+
+    def add(self, first_token_ms: float, info: dict[str, Any]) -> None:
+        self.first_token_ms.append(first_token_ms)
+        self.prompt_tokens += info["prompt_tokens"]
+        details = info.get("cached_tokens_details") or {"device": info["cached_tokens"]}
+        for source in ("device", "host", "storage"):
+            self.sources[source] = self.sources.get(source, 0) + details.get(source, 0)
+
+
+class Bench:
+    """One engine under load."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        self._random = random.Random(7)
+
+    def tokens(self, count: int) -> list[int]:
+        return [self._random.randrange(3, 128_000) for _ in range(count)]
+
+    async def ask(self, prompt: list[int], tally: Tally) -> list[int]:
+        """The answer's tokens."""
+        began = time.perf_counter()
+        options = {"temperature": 0, "max_new_tokens": ANSWER_TOKENS, "ignore_eos": True}
+        first_token_ms = 0.0
+        last: dict[str, Any] = {}
+        stream = await self._engine.async_generate(
+            input_ids=prompt, sampling_params=options, stream=True
+        )
+        async for answer in stream:
+            first_token_ms = first_token_ms or (time.perf_counter() - began) * 1e3
+            last = answer
+        tally.add(first_token_ms, last["meta_info"])
+        return list(last["output_ids"])
+
+    async def conversation(self, history: list[int], turns: list[list[int]], tally: Tally) -> None:
+        for turn in turns:
+            history += turn
+            history += await self.ask(history, tally)
+
+    async def reuse(self) -> Times:
+        documents = [self.tokens(DOCUMENT_TOKENS) for _ in range(NUM_DOCUMENTS)]
+        histories = [list(documents[user % NUM_DOCUMENTS]) for user in range(NUM_USERS)]
+        first = [[self.tokens(TURN_TOKENS)] for _ in histories]
+        rest = [[self.tokens(TURN_TOKENS) for _ in range(NUM_TURNS - 1)] for _ in histories]
+        await self.together(histories, first, Tally())
+        tally = Tally()
+        seconds = await self.together(histories, rest, tally)
+        progress(f"    reuse: {seconds:.1f} s, {tally.sources} of {tally.prompt_tokens}")
+        return {
+            "reuse.turns_per_s": [NUM_USERS * (NUM_TURNS - 1) / seconds],
+            "reuse.first_token_p50_ms": [percentile(tally.first_token_ms, 50)],
+            "reuse.first_token_p99_ms": [percentile(tally.first_token_ms, 99)],
+            "reuse.computed_tokens": [tally.prompt_tokens - sum(tally.sources.values())],
+            **{f"reuse.{source}_tokens": [count] for source, count in tally.sources.items()},
+        }
+
+    async def together(
+        self, histories: list[list[int]], turns: list[list[list[int]]], tally: Tally
+    ) -> float:
+        """Seconds for all users' turns."""
+        began = time.perf_counter()
+        users = zip(histories, turns, strict=True)
+        await asyncio.gather(*(self.conversation(*user, tally) for user in users))
+        return time.perf_counter() - began
+
+    async def no_reuse(self) -> float:
+        """Prompts a second."""
+        prompts = [self.tokens(FRESH_TOKENS) for _ in range(FRESH_PROMPTS)]
+        tally = Tally()
+        began = time.perf_counter()
+        await asyncio.gather(*(self.ask(prompt, tally) for prompt in prompts))
+        rate = FRESH_PROMPTS / (time.perf_counter() - began)
+        if sum(tally.sources.values()):
+            raise RuntimeError(f"nothing to reuse, but {tally.sources}")
+        progress(f"    no reuse: {rate:.2f} prompts a second")
+        return rate
+
+    def run(self) -> Times:
+        loop = self._engine.loop
+        loop.run_until_complete(self.no_reuse())  # compiles the kernels
+        rates = [loop.run_until_complete(self.no_reuse()) for _ in range(FRESH_ROUNDS)]
+        return {"no_reuse.prompts_per_s": rates} | loop.run_until_complete(self.reuse())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=CACHES, help=argparse.SUPPRESS)
+    only = parser.parse_args().only
+    if only:
+        run_alone(only, DEVICE_TOKENS, lambda engine: Bench(engine).run())
+        return
+    values = {cache: measure(cache) for cache in CACHES}
+    for name, ours in values["radixkv"].items():
+        extra: dict[str, object] = {}
+        for peer in ("hicache", "plain"):
+            if name in values[peer]:
+                extra[peer] = round(statistics.median(values[peer][name]), 3)
+        peer = "plain" if name.startswith("no_reuse") else "hicache"
+        if extra.get(peer):
+            median = statistics.median(values[peer][name])
+            extra |= {
+                "baseline": extra[peer],
+                "baseline_name": peer,
+                "ratio": round(statistics.median(ours) / median, 3),
+            }
+        unit = name.rpartition("_")[2]
+        emit(f"load.sglang.{name}", ours, "1/s" if unit == "s" else unit, **extra)
+
+
+if __name__ == "__main__":
+    main()
