@@ -19,7 +19,7 @@ from typing import Any
 from harness import progress
 
 PAGE = 64
-MEMORY_GB = 60
+MEMORY_GIB = 56
 LLAMA_8B = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -40,7 +40,7 @@ LLAMA_8B = {
     "eos_token_id": 2,
 }
 CONFIG = """
-memory: {{size: {memory}GB}}
+memory: {{size: {memory}GiB}}
 disk: {{path: {disk}, size: 40GiB}}
 prefetch: {{deadline: 60s}}
 """
@@ -48,7 +48,7 @@ CACHES: dict[str, dict[str, Any]] = {
     "radixkv": {"radix_cache_backend": "radixkv"},
     "hicache": {
         "enable_hierarchical_cache": True,
-        "hicache_size": MEMORY_GB,
+        "hicache_size": 60,  # GB: as much
         "hicache_io_backend": "kernel",
         "hicache_mem_layout": "page_first",
         "hicache_write_policy": "write_through",
@@ -64,7 +64,7 @@ def start(cache: str, folder: Path, device_tokens: int) -> Any:
 
     (folder / "config.json").write_text(json.dumps(LLAMA_8B))
     config = folder / "radixkv.yaml"
-    config.write_text(CONFIG.format(memory=MEMORY_GB, disk=folder / "disk"))
+    config.write_text(CONFIG.format(memory=MEMORY_GIB, disk=folder / "disk"))
     os.environ["RADIXKV_CONFIG"] = str(config)
     return sglang.Engine(
         model_path=str(folder),
