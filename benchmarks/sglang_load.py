@@ -29,9 +29,9 @@ NUM_DOCUMENTS = 8
 DOCUMENT_TOKENS = 4096
 TURN_TOKENS = 512
 ANSWER_TOKENS = 32
-NUM_TURNS = 9  # the first of them uncounted
-DEVICE_TOKENS = 45_000  # a quarter of 8 documents and 32 users' turns
-FRESH_PROMPTS = 64
+NUM_TURNS = 7  # the first of them uncounted
+DEVICE_TOKENS = 40_000  # a quarter of 8 documents and 32 users' turns
+FRESH_PROMPTS = 32
 FRESH_TOKENS = 4096
 FRESH_ROUNDS = 5
 

@@ -19,7 +19,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from radixkv.commands import Command, Completion, CompletionStatus, Tokens
+from radixkv.commands import Command, Completion, CompletionStatus, EngineSlots, Tokens
 from radixkv.config import CacheConfig
 from radixkv.executor import Executor
 from radixkv.group import RankGroup
@@ -201,11 +201,11 @@ class KVCache:
         self._submit()
         return None if command is None else Ticket(self, command.command_id)
 
-    def load(self, handle: PrefixHandle, slots: NDArray[np.int64], first_token: int = 0) -> Ticket:
+    def load(self, handle: PrefixHandle, slots: EngineSlots, first_token: int = 0) -> Ticket:
         """Copy the KV of a pinned prefix into engine memory, layer by layer.
 
         Returns once the copy is queued; the chunks stay until it has ended, even if the handle is
-        closed.
+        closed. On a GPU it begins with `begin_loads`.
 
         Args:
             handle: Open handle on the tokens.
@@ -219,6 +219,14 @@ class KVCache:
         command = self.planner.load(handle, first_token, slots)
         self._submit()
         return Ticket(self, command.command_id)
+
+    def begin_loads(self) -> None:
+        """Begin, on a GPU, the loads queued since the last call, together: layer 0 of all comes
+        first.
+
+        Those of one batch belong together; what nobody begins, the next `tick` does.
+        """
+        self.executor.begin_loads()
 
     def prefetch(
         self, tokens: Tokens, namespace: int | None = None, *, limit: int | None = None

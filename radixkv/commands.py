@@ -49,12 +49,36 @@ class CompletionStatus(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceSlots:
+    """Engine slots that the CPU does not know yet: an int64 array on the engine's GPU.
+
+    Attributes:
+        address: Of the array on the device.
+        num_slots: Its length.
+        stream: CUDA stream in whose order the array is complete, as an integer.
+        owner: Keeps the array.
+    """
+
+    address: int
+    num_slots: int
+    stream: int
+    owner: object
+
+    def __len__(self) -> int:
+        return self.num_slots
+
+
+EngineSlots = NDArray[np.int64] | DeviceSlots
+"""The engine's slot of each token. On a GPU both kinds do, elsewhere arrays alone."""
+
+
+@dataclass(frozen=True, slots=True)
 class Store:
     """Engine → memory. `slots` has an engine slot for each token of each slice, in order."""
 
     command_id: int
     chunks: ChunkArray
-    slots: NDArray[np.int64]
+    slots: EngineSlots
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +87,7 @@ class Load:
 
     command_id: int
     chunks: ChunkArray
-    slots: NDArray[np.int64]
+    slots: EngineSlots
 
 
 @dataclass(frozen=True, slots=True)

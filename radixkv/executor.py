@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+
 from radixkv import _native
 from radixkv.commands import (
     CHUNK_DTYPE,
@@ -237,6 +239,8 @@ class Executor:
         if isinstance(command, Store | Load) and self._gpu is not None:
             self._gpu.submit(command)
         elif isinstance(command, Store | Load):
+            if not isinstance(command.slots, np.ndarray):
+                raise TypeError("slots: expected an array, the engine's memory is not on a GPU")
             kind = _KINDS[type(command)]
             self._native.submit_copy(kind, command.command_id, chunks, command.slots)
         elif isinstance(command, Spill):
@@ -245,6 +249,11 @@ class Executor:
             )
         else:
             self._native.submit_disk(_KINDS[type(command)], command.command_id, chunks)
+
+    def begin_loads(self) -> None:
+        """Begin the loads that wait for this; on a GPU they are gathered until then, or `poll`."""
+        if self._gpu is not None:
+            self._gpu.begin_loads()
 
     def poll(self, max_completions: int = 1024) -> list[Completion]:
         """Take out completions that are there; under a microsecond when there are none."""
@@ -264,8 +273,8 @@ class Executor:
     def wait_layer(self, command_id: int, layer: int, timeout_s: float, stream: int = 0) -> bool:
         """Block, without the GIL, until a load has copied a layer of all its tokens.
 
-        On a GPU nothing blocks: what is queued on `stream` from now on begins when the layer is
-        there.
+        On a GPU nothing blocks if `stream` is the engine's forward stream: what is queued there
+        from now on begins when the layer is there.
 
         Returns:
             True once the layer is there; False if the load failed or the time is over first.
@@ -275,8 +284,7 @@ class Executor:
                 did.
         """
         if self._gpu is not None:
-            self._gpu.hold_for_layer(command_id, layer, stream)
-            return True
+            return self._gpu.hold_for_layer(command_id, layer, stream)
         return bool(self._native.wait_layer(command_id, layer, timeout_s))
 
     def layers_done(self, command_id: int) -> int:

@@ -11,7 +11,9 @@ where a driver is.
 from __future__ import annotations
 
 import importlib
+import logging
 from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixkv import _native
-from radixkv.commands import ChunkArray, Load, Store
+from radixkv.commands import ChunkArray, DeviceSlots, EngineSlots, Load, Store
 from radixkv.errors import UnsupportedError
 from radixkv.layout import EngineMemory, KVLayout
+
+logger = logging.getLogger(__name__)
+
+_KEPT_FAILURES = 4096
+_MAX_JOINED_TOKENS = 131_072  # half of what the device takes at a time
 
 
 @dataclass(slots=True)
@@ -34,6 +41,9 @@ class _Copy:
 
 class GpuCopies:
     """Carries out the stores and loads of one executor on one GPU.
+
+    Loads are gathered until `begin_loads` and then move as one, layer by layer: a forward that
+    reads what several of them bring can begin with the first layer of all.
 
     Args:
         native: The executor that counts them and checks what they mean.
@@ -54,45 +64,79 @@ class GpuCopies:
         pool_address: int,
         unit_bytes: int,
     ) -> None:
-        cuda = _load_module()
+        self._cuda = _load_module()
         self._native = native
         self._stream = engine.forward_stream
+        self._num_slots = engine.num_slots
         self._pool_address = pool_address
         self._unit_bytes = unit_bytes
-        place = cuda.EngineLayout(
+        place = self._cuda.EngineLayout(
             engine.addresses,
             engine.strides_bytes,
             num_slots=engine.num_slots,
             row_bytes=layout.row_bytes,
             num_kv=layout.num_kv,
         )
-        self._transfer = cuda.CudaTransfer(place, device=engine.device)
+        self._transfer = self._cuda.CudaTransfer(
+            place, device=engine.device, forward_stream=engine.forward_stream
+        )
+        if not self._transfer.holds_ahead(engine.forward_stream):
+            logger.warning(
+                "the engine's stream shares a hardware queue with every one of ours: its forward "
+                "will be launched as its load proceeds (CUDA_DEVICE_MAX_CONNECTIONS=32 may help)"
+            )
         self._waiting: dict[type, deque[_Copy]] = {Store: deque(), Load: deque()}
         self._running: dict[int, _Copy] = {}
+        self._failed_loads: dict[int, None] = {}  # the last ones, oldest first
 
     def submit(self, command: Store | Load) -> None:
         """Queue a copy. Arguments are checked here; what the device cannot take yet waits."""
         kind = _kind(command)
         chunks, slots = command.chunks, command.slots
-        if self._native.begin_outside(kind, command.command_id, chunks, slots):
+        self._check_slots(slots)
+        if self._native.begin_outside(kind, command.command_id, chunks, len(slots)):
             self._waiting[type(command)].append(_Copy(command))
-            self._start_waiting(type(command))
+            if isinstance(command, Store):
+                self._begin_stores()
+        elif isinstance(command, Load):
+            self._note_failed(command)
+
+    def begin_loads(self) -> None:
+        """Begin the loads that wait, as one where they fit together."""
+        waiting = self._waiting[Load]
+        while waiting:
+            joined = _joinable(waiting)
+            if not self._begin(self._transfer.load, joined):
+                return
+            for _ in joined:
+                waiting.popleft()
 
     def poll(self) -> None:
         """Tell the executor which copies are done, and start those that waited."""
         for copy in list(self._running.values()):
-            if self._transfer.is_done(copy.ticket):
-                self._end(copy)
-        for kind in (Load, Store):
-            self._start_waiting(kind)
+            try:
+                is_done = self._transfer.is_done(copy.ticket)
+            except RuntimeError as error:
+                logger.error("command %d: %s", copy.command.command_id, error)
+                self._end(copy, ok=False)
+            else:
+                if is_done:
+                    self._end(copy, ok=True)
+        self.begin_loads()
+        self._begin_stores()
 
-    def hold_for_layer(self, command_id: int, layer: int, stream: int) -> None:
-        """Let what is queued on `stream` from now on begin after this layer of a load is there."""
+    def hold_for_layer(self, command_id: int, layer: int, stream: int) -> bool:
+        """Let what is queued on `stream` from now on begin after this layer of a load is there.
+
+        Returns:
+            False if the load failed.
+        """
         while self._is_waiting(command_id):  # the device takes them in order, and soon
             self.poll()
         copy = self._running.get(command_id)
-        if copy is not None:
-            self._transfer.hold_for_layer(copy.ticket, layer, stream)
+        if copy is None:
+            return command_id not in self._failed_loads
+        return bool(self._transfer.hold_for_layer(copy.ticket, layer, stream))
 
     @property
     def is_idle(self) -> bool:
@@ -102,43 +146,92 @@ class GpuCopies:
     def close(self) -> None:
         """Wait for what runs; what waits fails."""
         for copy in list(self._running.values()):
-            self._transfer.wait(copy.ticket)
-            self._end(copy)
+            try:
+                self._transfer.wait(copy.ticket)
+            except RuntimeError as error:
+                logger.error("command %d: %s", copy.command.command_id, error)
+                self._end(copy, ok=False)
+            else:
+                self._end(copy, ok=True)
         for queue in self._waiting.values():
             for copy in queue:
-                command = copy.command
-                self._native.end_outside(_kind(command), command.command_id, command.chunks, False)
+                self._end(copy, ok=False)
             queue.clear()
+
+    def _check_slots(self, slots: EngineSlots) -> None:
+        """Those that are on the device are checked when they are read."""
+        if isinstance(slots, DeviceSlots) or not len(slots):
+            return
+        if slots.min() < 0 or slots.max() >= self._num_slots:
+            raise ValueError(f"slots: outside 0 … {self._num_slots - 1}")
 
     def _is_waiting(self, command_id: int) -> bool:
         return any(copy.command.command_id == command_id for copy in self._waiting[Load])
 
-    def _start_waiting(self, kind: type) -> None:
-        queue = self._waiting[kind]
-        begin = self._transfer.load if kind is Load else self._transfer.store
-        while queue:
-            chunks = queue[0].command.chunks
-            copy = queue[0]
-            copy.ticket = begin(
-                self._addresses(chunks),
-                chunks["num_tokens"].astype(np.int32),
-                chunks["first"].astype(np.int32),
-                chunks["count"].astype(np.int32),
-                copy.command.slots,
-                self._stream,
-            )
-            if copy.ticket is None:
-                return
-            self._running[copy.command.command_id] = queue.popleft()
+    def _begin_stores(self) -> None:
+        waiting = self._waiting[Store]
+        while waiting and self._begin(self._transfer.store, [waiting[0]]):
+            waiting.popleft()
+
+    def _begin(self, begin: Callable[..., Any], copies: Sequence[_Copy]) -> bool:
+        """Hand copies over as one transfer; False if the device cannot take it yet."""
+        chunks = np.concatenate([copy.command.chunks for copy in copies])
+        ticket = begin(
+            self._addresses(chunks),
+            chunks["num_tokens"].astype(np.int32),
+            chunks["first"].astype(np.int32),
+            chunks["count"].astype(np.int32),
+            self._joined_slots([copy.command.slots for copy in copies]),
+            self._stream,
+        )
+        if ticket is None:
+            return False
+        for copy in copies:
+            copy.ticket = ticket
+            self._running[copy.command.command_id] = copy
+        return True
 
     def _addresses(self, chunks: ChunkArray) -> NDArray[np.uint64]:
         offsets = chunks["memory_offset"].astype(np.uint64) * np.uint64(self._unit_bytes)
         return offsets + np.uint64(self._pool_address)
 
-    def _end(self, copy: _Copy) -> None:
+    def _joined_slots(self, parts: Sequence[EngineSlots]) -> Any:
+        """All of one kind."""
+        on_device = [part for part in parts if isinstance(part, DeviceSlots)]
+        if on_device:
+            places = [(part.address, part.num_slots) for part in on_device]
+            return self._cuda.DeviceSlots(places, on_device[0].stream)
+        return np.concatenate([part for part in parts if isinstance(part, np.ndarray)])
+
+    def _note_failed(self, load: Load) -> None:
+        self._failed_loads[load.command_id] = None
+        if len(self._failed_loads) > _KEPT_FAILURES:
+            del self._failed_loads[next(iter(self._failed_loads))]
+
+    def _end(self, copy: _Copy, *, ok: bool) -> None:
         command = copy.command
-        del self._running[command.command_id]
-        self._native.end_outside(_kind(command), command.command_id, command.chunks, True)
+        self._running.pop(command.command_id, None)
+        if isinstance(command, Load) and not ok:
+            self._note_failed(command)
+        self._native.end_outside(_kind(command), command.command_id, command.chunks, ok)
+
+
+def _joinable(waiting: Iterable[_Copy]) -> list[_Copy]:
+    """The first ones, as long as their slots are of one kind and they are not too many tokens."""
+    joined: list[_Copy] = []
+    num_tokens = 0
+    for copy in waiting:
+        slots = copy.command.slots
+        num_tokens += len(slots)
+        fits = num_tokens <= _MAX_JOINED_TOKENS
+        if joined and not (fits and _stream_of(slots) == _stream_of(joined[0].command.slots)):
+            break
+        joined.append(copy)
+    return joined
+
+
+def _stream_of(slots: EngineSlots) -> int | None:
+    return slots.stream if isinstance(slots, DeviceSlots) else None
 
 
 def _kind(command: Store | Load) -> _native.CommandKind:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from radixkv.commands import (
     NO_EXTENT,
@@ -24,6 +23,7 @@ from radixkv.commands import (
     Command,
     Completion,
     CompletionStatus,
+    EngineSlots,
     Fetch,
     Load,
     Spill,
@@ -36,7 +36,7 @@ from radixkv.layout import KVLayout
 from radixkv.ticks import Rates, TickRecord
 from radixkv.tiers.disk import RestoredChunks, spill_window_bytes, units_that_fit
 
-SlotSource = Callable[[int, int], NDArray[np.int64]]
+SlotSource = Callable[[int, int], EngineSlots]
 """Engine slots of the prompt's positions first … last − 1. Shape (last − first,), int64."""
 
 # One command: long enough for the device, short enough to admit part of a prefix.
@@ -243,7 +243,7 @@ class Planner:
         self._issue(command)
         return command
 
-    def load(self, handle: PrefixHandle, first_token: int, slots: NDArray[np.int64]) -> Load:
+    def load(self, handle: PrefixHandle, first_token: int, slots: EngineSlots) -> Load:
         """Plan to copy a pinned prefix from memory to the engine.
 
         Args:

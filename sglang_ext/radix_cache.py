@@ -26,7 +26,17 @@ from numpy.typing import NDArray
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, MatchPrefixParams, MatchResult
 from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey, TreeNode
 
-from radixkv import CacheConfig, CompletionStatus, KVCache, Load, SlotSource, Store, Ticket
+from radixkv import (
+    CacheConfig,
+    CompletionStatus,
+    DeviceSlots,
+    EngineSlots,
+    KVCache,
+    Load,
+    SlotSource,
+    Store,
+    Ticket,
+)
 from sglang_ext.failed_loads import (
     end_readers,
     forget_poison,
@@ -230,7 +240,7 @@ class RadixKVCache(HiCacheSurface, RadixCache):  # type: ignore[misc]
             slots = self._allocate(num_tokens)
             if slots is None:
                 return None
-            ticket = self._kv.load(handle, _on_host(slots), first)
+            ticket = self._kv.load(handle, _engine_slots(slots), first)
         node = self._insert_below(parent, rest, slots)
         self._lock(self.ongoing_load_back, ticket, node)
         self._loads[ticket.command_id] = _Load(ticket, node, num_tokens)
@@ -271,6 +281,7 @@ class RadixKVCache(HiCacheSurface, RadixCache):  # type: ignore[misc]
 
     def ready_to_load_host_cache(self) -> int:
         """The index by which a new batch waits, layer by layer, for every load under way."""
+        self._kv.begin_loads()
         return self._layers.open_batch([load.ticket for load in self._loads.values()])
 
     # --- a request has computed
@@ -288,8 +299,8 @@ class RadixKVCache(HiCacheSurface, RadixCache):  # type: ignore[misc]
         if state is None or self.disable or not is_sure:
             return
 
-        def slots(first: int, last: int) -> NDArray[np.int64]:
-            return _on_host(req.prefix_indices[first:last])
+        def slots(first: int, last: int) -> EngineSlots:
+            return _engine_slots(req.prefix_indices[first:last])
 
         tokens = req.full_untruncated_fill_ids
         ticket = self._store(state, tokens, slots, _protected_tokens(req), tail=False)
@@ -338,9 +349,9 @@ class RadixKVCache(HiCacheSurface, RadixCache):  # type: ignore[misc]
         key = RadixKey(tokens, state.key.extra_key, limit=num_tokens, **_salt_of(state.key))
         found: list[MatchResult] = []
 
-        def slots(first: int, last: int) -> NDArray[np.int64]:
+        def slots(first: int, last: int) -> EngineSlots:
             found.append(RadixCache.match_prefix(self, MatchPrefixParams(key=key)))
-            return _on_host(found[0].device_indices[first:last])
+            return _engine_slots(found[0].device_indices[first:last])
 
         ticket = self._store(state, tokens, slots, num_tokens, tail=True)
         if ticket is not None:
@@ -446,8 +457,13 @@ class RadixKVCache(HiCacheSurface, RadixCache):  # type: ignore[misc]
         self._kv.close()
 
 
-def _on_host(slots: torch.Tensor) -> NDArray[np.int64]:
-    array: NDArray[np.int64] = slots.to(device="cpu", dtype=torch.int64).contiguous().numpy()
+def _engine_slots(slots: torch.Tensor) -> EngineSlots:
+    """Slots as a command takes them. Those on a GPU stay there: to read them is to wait for it."""
+    slots = slots.to(dtype=torch.int64).contiguous()
+    if slots.is_cuda:
+        stream = torch.cuda.current_stream(slots.device).cuda_stream
+        return DeviceSlots(slots.data_ptr(), len(slots), stream, owner=slots)
+    array: NDArray[np.int64] = slots.numpy()
     return array
 
 

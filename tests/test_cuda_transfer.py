@@ -42,6 +42,8 @@ class Pair:
         self.device_engine = torch.from_numpy(self.engine).cuda()
         self.pinned_chunks = torch.from_numpy(self.chunks).pin_memory()
         self.stream = torch.cuda.Stream()
+        if options.pop("holds_ahead", False):
+            options["forward_stream"] = self.stream.cuda_stream
         self.transfer = _cuda.CudaTransfer(
             self.layout_at(layout, self.device_engine.data_ptr()), **options
         )
@@ -204,6 +206,78 @@ def test_a_layer_can_be_read_once_it_is_held_for(path):
     for offset in layout.offsets:
         row = slice(offset, offset + NUM_SLOTS * layout.row_bytes)
         assert np.array_equal(seen[row].cpu().numpy(), pair.engine[row])
+
+
+@every_path
+def test_a_stream_is_held_for_layers_that_are_not_even_queued(path):
+    layout, slices = whole_engine()
+    pair = Pair(layout, slices, path=path, holds_ahead=True)
+    assert pair.transfer.holds_ahead(pair.stream.cuda_stream)
+
+    with torch.cuda.stream(pair.stream):
+        torch.cuda._sleep(SLEEP_CYCLES)
+    ticket = pair.submit(_cuda.Direction.LOAD)
+    held = [
+        pair.transfer.hold_for_layer(ticket, layer, pair.stream.cuda_stream)
+        for layer in range(NUM_LAYERS)
+    ]
+    was_done = pair.transfer.is_done(ticket)
+    with torch.cuda.stream(pair.stream):
+        seen = pair.device_engine.clone()
+    pair.copy_twin(_cuda.Direction.LOAD)
+    pair.assert_equal()
+
+    assert held == [True] * NUM_LAYERS
+    assert not was_done
+    assert torch.equal(seen, pair.device_engine)
+
+
+@every_path
+@both_ways
+def test_slots_may_lie_on_the_device(path, direction):
+    layout = LAYOUTS["separate"]
+    slices = draw_slices(layout, 14)
+    pair = Pair(layout, slices, path=path)
+    wrong = torch.zeros(len(slices.slots), dtype=torch.int64).cuda()
+    right = torch.from_numpy(slices.slots).cuda()
+    *arrays, _ = slices.arguments(pair.pinned_chunks.data_ptr())
+    maker = torch.cuda.Stream()
+    torch.cuda.synchronize()
+
+    with torch.cuda.stream(maker):
+        torch.cuda._sleep(SLEEP_CYCLES)
+        wrong.copy_(right)  # from here on they are what they should be
+    half = len(wrong) // 2
+    begin = wrong.data_ptr()
+    parts = [(begin, half), (begin + 8 * half, len(wrong) - half)]
+    slots = _cuda.DeviceSlots(parts, maker.cuda_stream)
+    call = pair.transfer.load if direction == _cuda.Direction.LOAD else pair.transfer.store
+    pair.transfer.wait(call(*arrays, slots, pair.stream.cuda_stream))
+    pair.copy_twin(direction)
+
+    pair.assert_equal()
+
+
+def test_a_slot_on_the_device_that_the_engine_has_not_fails_its_transfer_alone():
+    layout = LAYOUTS["separate"]
+    slices = draw_slices(layout, 15)
+    pair = Pair(layout, slices, path=_cuda.Path.KERNEL, holds_ahead=True)
+    outside = torch.full((len(slices.slots),), NUM_SLOTS, dtype=torch.int64).cuda()
+    *arrays, _ = slices.arguments(pair.pinned_chunks.data_ptr())
+    slots = _cuda.DeviceSlots(
+        [(outside.data_ptr(), len(outside))], torch.cuda.current_stream().cuda_stream
+    )
+
+    failed = pair.transfer.load(*arrays, slots, pair.stream.cuda_stream)
+    pair.transfer.hold_for_layer(failed, NUM_LAYERS - 1, pair.stream.cuda_stream)
+    pair.stream.synchronize()  # nobody waits for what will not come
+    with pytest.raises(ValueError, match="slots: expected 0 to"):
+        pair.transfer.wait(failed)
+    assert not pair.transfer.hold_for_layer(failed, 0, pair.stream.cuda_stream)
+
+    pair.transfer.wait(pair.submit(_cuda.Direction.LOAD))
+    pair.copy_twin(_cuda.Direction.LOAD)
+    pair.assert_equal()
 
 
 @every_path

@@ -205,10 +205,10 @@ void bind_submits(py::class_<Executor>& executor) {
       .def(
           "begin_outside",
           [](Executor& self, CommandKind kind, std::int64_t command_id, const py::array& chunks,
-             const Array<std::int64_t>& slots) {
-            return self.begin_outside(kind, command_id, view_chunks(chunks), view(slots));
+             std::size_t num_slots) {
+            return self.begin_outside(kind, command_id, view_chunks(chunks), num_slots);
           },
-          "kind"_a, "command_id"_a, "chunks"_a.noconvert(), "slots"_a.noconvert())
+          "kind"_a, "command_id"_a, "chunks"_a.noconvert(), "num_slots"_a)
       .def(
           "end_outside",
           [](Executor& self, CommandKind kind, std::int64_t command_id, const py::array& chunks,

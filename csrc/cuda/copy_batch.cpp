@@ -3,6 +3,7 @@
 #include <cuda.h>
 
 #include "cuda/cuda_check.h"
+#include "cuda/driver_function.h"
 
 namespace radixkv::cuda {
 namespace {
@@ -21,22 +22,10 @@ struct BatchAttributes {
   std::uint32_t flags = 0;
 };
 
-BatchFunction find_batch_function() {
-  void* function = nullptr;
-#if CUDART_VERSION >= 12050
-  cudaDriverEntryPointQueryResult found{};
-  const cudaError_t status = cudaGetDriverEntryPointByVersion(
-      "cuMemcpyBatchAsync", &function, kBatchVersion, cudaEnableDefault, &found);
-  if (status != cudaSuccess || found != cudaDriverEntryPointSuccess) {
-    static_cast<void>(cudaGetLastError());  // its absence is no error
-    return nullptr;
-  }
-#endif
-  return reinterpret_cast<BatchFunction>(function);
-}
-
 BatchFunction batch_function() {
-  static const BatchFunction function = find_batch_function();
+  static const auto function = reinterpret_cast<BatchFunction>(
+      CUDART_VERSION >= 12050 ? find_driver_function("cuMemcpyBatchAsync", kBatchVersion)
+                              : nullptr);
   return function;
 }
 

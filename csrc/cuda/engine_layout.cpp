@@ -27,13 +27,6 @@ void check_slice(const Slices& slices, std::size_t i) {
              std::to_string(slices.chunk_num_tokens[i]));
 }
 
-void check_slots(std::span<const std::int64_t> slots, std::int64_t num_slots) {
-  const auto [least, greatest] = std::minmax_element(slots.begin(), slots.end());
-  const std::int64_t worst = *least < 0 ? *least : *greatest;
-  expect(worst >= 0 && worst < num_slots, "slots: expected 0 to " + std::to_string(num_slots - 1) +
-                                              ", got " + std::to_string(worst));
-}
-
 }  // namespace
 
 void EngineLayout::check() const {
@@ -63,12 +56,20 @@ CopyParams EngineLayout::params() const {
   return params;
 }
 
+void check_slots(std::span<const std::int64_t> slots, std::int64_t num_slots) {
+  const auto [least, greatest] = std::minmax_element(slots.begin(), slots.end());
+  const std::int64_t worst = *least < 0 ? *least : *greatest;
+  expect(worst >= 0 && worst < num_slots, "slots: expected 0 to " + std::to_string(num_slots - 1) +
+                                              ", got " + std::to_string(worst));
+}
+
 SliceArrays& SliceArrays::operator=(const Slices& slices) {
   chunks_.assign(slices.chunks.begin(), slices.chunks.end());
   chunk_num_tokens_.assign(slices.chunk_num_tokens.begin(), slices.chunk_num_tokens.end());
   first_.assign(slices.first.begin(), slices.first.end());
   count_.assign(slices.count.begin(), slices.count.end());
   slots_.assign(slices.slots.begin(), slices.slots.end());
+  num_tokens_ = slices.num_tokens();
   return *this;
 }
 
@@ -94,8 +95,9 @@ CopyParams checked_params(const EngineLayout& layout, const Slices& slices) {
            "chunk_num_tokens: expected less than 2 GiB a row of a chunk");
     num_tokens += slices.count[i];
   }
-  expect_length("slots", slices.slots.size(), static_cast<std::size_t>(num_tokens));
-  check_slots(slices.slots, layout.num_slots);
+  expect_length("slots", static_cast<std::size_t>(slices.num_tokens()),
+                static_cast<std::size_t>(num_tokens));
+  if (!slices.device_slots) check_slots(slices.slots, layout.num_slots);
 
   CopyParams params = layout.params();
   params.slots = slices.slots.data();

@@ -1,6 +1,8 @@
 #include "cuda/lane.h"
 
 #include <algorithm>
+#include <chrono>
+#include <iterator>
 #include <utility>
 
 namespace radixkv::cuda {
@@ -11,6 +13,10 @@ namespace {
 // MiB last 2.4 ms.
 constexpr std::size_t kMaxQueuedParts = 16;
 
+constexpr auto kProbePatience = std::chrono::milliseconds(100);
+constexpr auto kSpinning = std::chrono::microseconds(300);  // about what a chunk takes
+constexpr auto kNap = std::chrono::microseconds(20);
+
 }  // namespace
 
 Lane::Lane(const DeviceEngine& engine, Direction direction, const LaneOptions& options,
@@ -19,6 +25,8 @@ Lane::Lane(const DeviceEngine& engine, Direction direction, const LaneOptions& o
       direction_(direction),
       options_(options),
       choose_(std::move(choose)),
+      slots_(make_pinned_array<std::int64_t>(static_cast<std::size_t>(options.max_tokens))),
+      slots_read_(Event::Waiting::kSleep),
       ring_(options.max_tokens),
       slab_memory_(make_device_array<std::byte>(
           static_cast<std::size_t>(options.slab_bytes * options.num_slabs))),
@@ -31,9 +39,6 @@ Lane::Lane(const DeviceEngine& engine, Direction direction, const LaneOptions& o
   }
   for (std::size_t i = 0; i < kMaxQueuedParts; ++i)
     parts_done_.emplace_back(Event::Waiting::kSleep);
-  for (Flight& flight : flights_) {
-    flight.layers = std::vector<Event>(static_cast<std::size_t>(engine.num_layers()));
-  }
   thread_ = std::thread(&Lane::work, this);
 }
 
@@ -58,62 +63,98 @@ std::optional<std::int64_t> Lane::submit(const Slices& slices, cudaStream_t fenc
   flight.fence.record(fence);
   flight.number = next_;
   flight.arrays = slices;
+  flight.device_slots = slices.device_slots;
+  if (slices.device_slots) flight.slots_made.record(slices.device_slots->stream);
   flight.table = *table;
-  flight.queued_layers = 0;
   flight.failure = nullptr;
   changed_.notify_all();
   return next_++;
 }
 
-void Lane::hold_for_layer(std::int64_t number, std::int32_t layer, cudaStream_t stream) {
-  std::unique_lock lock(mutex_);
-  const Flight* flight = find_queued(&lock, number, layer);
-  if (flight == nullptr) return;
-  const std::int32_t group = flight->group_layers;
-  const std::int32_t last = std::min((layer / group + 1) * group, engine_.num_layers()) - 1;
-  flight->layers[static_cast<std::size_t>(last)].hold(stream);
+bool Lane::can_hold_ahead(cudaStream_t stream) {
+  const DeviceScope scope(engine_.device());
+  RADIXKV_CUDA_CHECK(cudaStreamSynchronize(stream));  // else the gate would not be reached
+  Progress gate;
+  gate.hold(stream, 1);
+  Event ends[3];
+  const cudaStream_t ours[] = {kernel_stream_.get(), copy_stream_.get(), slots_stream_.get()};
+  for (std::size_t i = 0; i < std::size(ours); ++i) {  // what the lane queues: copies and a write
+    const std::size_t num_bytes = sizeof(std::int64_t);
+    RADIXKV_CUDA_CHECK(
+        cudaMemcpyAsync(slabs_[0].data, slots_.get(), num_bytes, cudaMemcpyDefault, ours[i]));
+    RADIXKV_CUDA_CHECK(
+        cudaMemcpyAsync(slots_.get(), slabs_[0].data, num_bytes, cudaMemcpyDefault, ours[i]));
+    progress_.write(ours[i], 0);
+    ends[i].record(ours[i]);
+  }
+  const auto all_reached = [&] {
+    return std::all_of(std::begin(ends), std::end(ends), [](auto& end) { return end.reached(); });
+  };
+  const auto deadline = std::chrono::steady_clock::now() + kProbePatience;
+  bool passed = all_reached();
+  while (!passed && std::chrono::steady_clock::now() < deadline) passed = all_reached();
+  gate.set(1);
+  RADIXKV_CUDA_CHECK(cudaStreamSynchronize(stream));
+  drain();
+  return passed;
+}
+
+bool Lane::hold_for_layer(std::int64_t number, std::int32_t layer, cudaStream_t stream,
+                          bool ahead) {
+  const std::uint64_t count = count_at(number, layer + 1);
+  if (!ahead) await(count);
+  const std::lock_guard lock(mutex_);
+  const Flight& flight = place(number);
+  if (flight.number == number && flight.failure) return false;
+  if (ahead) progress_.hold(stream, count);
+  return true;
 }
 
 bool Lane::is_done(std::int64_t number) {
-  std::unique_lock lock(mutex_);
+  const std::lock_guard lock(mutex_);
   const Flight& flight = place(number);
-  if (flight.number == number && flight.queued_layers < engine_.num_layers()) return false;
-  const Flight* queued = find_queued(&lock, number, engine_.num_layers() - 1);
-  return queued == nullptr || queued->layers.back().reached();
+  if (flight.number == number && flight.failure) std::rethrow_exception(flight.failure);
+  return progress_.reached(count_at_end(number));
 }
 
 void Lane::wait(std::int64_t number) {
-  std::unique_lock lock(mutex_);
-  const Flight* flight = find_queued(&lock, number, engine_.num_layers() - 1);
-  if (flight == nullptr) return;
-  lock.unlock();  // should the place be used again meanwhile, this waits too long, not too short
-  flight->layers.back().wait();
+  await(count_at_end(number));
+  is_done(number);
 }
 
 std::optional<Path> Lane::path(std::int64_t number) {
   std::unique_lock lock(mutex_);
-  const Flight* flight = find_queued(&lock, number, engine_.num_layers() - 1);
-  return flight == nullptr ? std::nullopt : std::optional(flight->path);
+  const Flight& flight = place(number);
+  changed_.wait(lock, [&] { return flight.number != number || queued_ > number; });
+  return flight.number == number ? std::optional(flight.path) : std::nullopt;
 }
 
 Lane::Flight& Lane::place(std::int64_t number) {
   return flights_[static_cast<std::size_t>(number % options_.max_in_flight)];
 }
 
-// The flight once this layer is queued; null if its place was used again, so that it is done.
-Lane::Flight* Lane::find_queued(std::unique_lock<std::mutex>* lock, std::int64_t number,
-                                std::int32_t layer) {
-  Flight& flight = place(number);
-  changed_.wait(*lock, [&] { return flight.number != number || flight.queued_layers > layer; });
-  if (flight.number != number) return nullptr;
-  if (flight.failure) std::rethrow_exception(flight.failure);
-  return &flight;
+// What the progress is when so many layers of a transfer are done.
+std::uint64_t Lane::count_at(std::int64_t number, std::int32_t num_layers) const {
+  return static_cast<std::uint64_t>(number * engine_.num_layers() + num_layers);
+}
+
+std::uint64_t Lane::count_at_end(std::int64_t number) const {
+  return count_at(number, engine_.num_layers());
+}
+
+void Lane::await(std::uint64_t count) {
+  const auto begin = std::chrono::steady_clock::now();
+  while (!progress_.reached(count)) {
+    if (std::chrono::steady_clock::now() - begin < kSpinning) continue;
+    const cudaError_t status = cudaStreamQuery(kernel_stream_.get());  // or it would wait for good
+    if (status != cudaErrorNotReady) RADIXKV_CUDA_CHECK(status);
+    std::this_thread::sleep_for(kNap);
+  }
 }
 
 void Lane::retire() {
-  for (; oldest_ < queued_; ++oldest_) {
+  for (; oldest_ < queued_ && progress_.reached(count_at_end(oldest_)); ++oldest_) {
     const Flight& flight = place(oldest_);
-    if (!flight.failure && !flight.layers.back().reached()) return;
     ring_.give_back(flight.table + flight.arrays.num_tokens());
   }
 }
@@ -121,6 +162,7 @@ void Lane::retire() {
 void Lane::drain() {
   static_cast<void>(cudaStreamSynchronize(copy_stream_.get()));
   static_cast<void>(cudaStreamSynchronize(kernel_stream_.get()));
+  static_cast<void>(cudaStreamSynchronize(slots_stream_.get()));
 }
 
 void Lane::work() {
@@ -141,7 +183,7 @@ void Lane::work() {
     }
     lock.lock();
     flight.failure = failure;
-    flight.queued_layers = engine_.num_layers();
+    if (failure) progress_.set(count_at_end(flight.number));  // whoever holds for it must go on
     ++queued_;
     changed_.notify_all();
   }

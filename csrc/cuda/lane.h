@@ -6,12 +6,13 @@
 //   the
 //             kernel stream  [fence]         [slab 0 → engine] [slab 1 → engine] …        other way
 //
-// A group is one layer, or as many as make a launch worth its price. A load records an event after
-// each group.
+// A group is one layer, or as many as make a launch worth its price. After each group of a load,
+// and at the end of a store, the lane's progress counts on: by the layers of all transfers before,
+// and those of this one.
 //
 // Queueing gigabytes takes the CPU milliseconds. A thread of the lane does it, so that submit()
-// costs the caller microseconds; who holds for a layer waits until that layer is queued, not until
-// it is there. Nothing here synchronises the device or allocates on it after construction.
+// costs the caller microseconds, and so does holding a stream for a layer that is not even queued.
+// Nothing here synchronises the device or allocates on it after construction.
 //
 // Thread safety: any threads.
 #pragma once
@@ -30,6 +31,7 @@
 #include "cuda/copy_batch.h"
 #include "cuda/copy_plan.h"
 #include "cuda/device_engine.h"
+#include "cuda/progress.h"
 #include "cuda/token_ring.h"
 
 namespace radixkv::cuda {
@@ -63,8 +65,13 @@ class Lane {
   // too much is in flight. REQUIRES: slices are checked and have at most max_tokens.
   std::optional<std::int64_t> submit(const Slices& slices, cudaStream_t fence);
 
-  // What is queued on `stream` from now on begins after this layer of a load.
-  void hold_for_layer(std::int64_t number, std::int32_t layer, cudaStream_t stream);
+  // Whether `stream` may be held for layers that are not queued yet: whether the lane moves on
+  // while the stream waits. Waits for what is on it. REQUIRES: nothing was submitted yet.
+  bool can_hold_ahead(cudaStream_t stream);
+
+  // What is queued on `stream` from now on begins after this layer of a load. False if the load
+  // failed. Unless `ahead`, it is the caller that waits.
+  bool hold_for_layer(std::int64_t number, std::int32_t layer, cudaStream_t stream, bool ahead);
   bool is_done(std::int64_t number);
   void wait(std::int64_t number);
   // Waits until the transfer is queued. The path of one whose place was used again is unknown.
@@ -76,12 +83,12 @@ class Lane {
     std::int64_t number = -1;
     SliceArrays arrays;
     Event fence;
+    std::optional<DeviceSlots> device_slots;
+    Event slots_made;
     std::int64_t table = 0;  // position in the ring
     Path path = Path::kKernel;
     std::int32_t group_layers = 1;
-    std::int32_t queued_layers = 0;
     std::exception_ptr failure;
-    std::vector<Event> layers;  // recorded at the last layer of each group
   };
   struct Slab {
     std::byte* data = nullptr;
@@ -94,14 +101,17 @@ class Lane {
   };
 
   Flight& place(std::int64_t number);
-  Flight* find_queued(std::unique_lock<std::mutex>* lock, std::int64_t number, std::int32_t layer);
+  std::uint64_t count_at(std::int64_t number, std::int32_t num_layers) const;
+  std::uint64_t count_at_end(std::int64_t number) const;
+  void await(std::uint64_t count);
   void retire();
   void drain();  // waits for both streams
   void work();
   void queue(Flight* flight);
+  const std::int64_t* read_slots(Flight* flight);
   std::int32_t group_layers(const CopyParams& params, std::int64_t num_tokens, Path path) const;
   RowGroup group(const Transfer& transfer, std::int32_t first_layer) const;
-  void end_group(const Transfer& transfer, const RowGroup& rows, cudaStream_t stream);
+  void end_group(const Transfer& transfer, const RowGroup& rows);
   void run_kernel(const Transfer& transfer);
   void run_staged(const Transfer& transfer);
   void move_part(const Transfer& transfer, const Part& part, const RowGroup& rows);
@@ -112,9 +122,14 @@ class Lane {
   const LaneOptions options_;
   const ChoosePath choose_;
 
+  Progress progress_;
+
   // The lane's thread alone, after construction.
   Stream kernel_stream_;
   Stream copy_stream_;
+  Stream slots_stream_;
+  PinnedArray<std::int64_t> slots_;  // of the transfer that is being queued
+  Event slots_read_, sorted_;
   TokenRing ring_;  // its room is handed out under mutex_
   DeviceArray<std::byte> slab_memory_;
   std::vector<Slab> slabs_;

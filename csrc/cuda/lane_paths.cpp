@@ -20,6 +20,7 @@ void Lane::queue(Flight* flight) {
   const DeviceScope scope(engine_.device());
   CopyParams params = engine_.layout().params();
   flight->arrays.fill(&params);
+  if (flight->device_slots) params.slots = read_slots(flight);
   const std::int64_t num_tokens = flight->arrays.num_tokens();
   const bool fits_slab = longest_slice(params) * engine_.layer_bytes() <= options_.slab_bytes;
   flight->path = fits_slab ? choose_(num_tokens * engine_.token_bytes()) : Path::kKernel;
@@ -54,16 +55,35 @@ RowGroup Lane::group(const Transfer& transfer, std::int32_t first_layer) const {
   return {first_layer * num_kv, end * num_kv, transfer.flight.group_layers * num_kv};
 }
 
-void Lane::end_group(const Transfer& transfer, const RowGroup& rows, cudaStream_t stream) {
-  const std::int32_t last_layer = rows.end / engine_.num_kv() - 1;
-  if (direction_ == Direction::kLoad || rows.end == engine_.num_rows()) {
-    transfer.flight.layers[static_cast<std::size_t>(last_layer)].record(stream);
+// All counts of a lane are written on one stream, so that they only grow.
+void Lane::end_group(const Transfer& transfer, const RowGroup& rows) {
+  const std::int64_t number = transfer.flight.number;
+  if (direction_ == Direction::kLoad) {
+    progress_.write(kernel_stream_.get(), count_at(number, rows.end / engine_.num_kv()));
+  } else if (rows.end == engine_.num_rows()) {
+    if (transfer.flight.path == Path::kKernel) {
+      sorted_.record(kernel_stream_.get());
+      sorted_.hold(copy_stream_.get());
+    }
+    progress_.write(copy_stream_.get(), count_at_end(number));
   }
-  if (direction_ == Direction::kLoad && rows.end < engine_.num_rows()) {
-    const std::lock_guard lock(mutex_);
-    transfer.flight.queued_layers = last_layer + 1;
-    changed_.notify_all();
+}
+
+// Slots that only the device knew, on the host and checked.
+const std::int64_t* Lane::read_slots(Flight* flight) {
+  flight->slots_made.hold(slots_stream_.get());
+  std::size_t num_slots = 0;
+  for (const DeviceSlots::Part& part : flight->device_slots->parts) {
+    const auto count = static_cast<std::size_t>(part.num_slots);
+    RADIXKV_CUDA_CHECK(cudaMemcpyAsync(slots_.get() + num_slots, part.address,
+                                       count * sizeof(std::int64_t), cudaMemcpyDeviceToHost,
+                                       slots_stream_.get()));
+    num_slots += count;
   }
+  slots_read_.record(slots_stream_.get());
+  slots_read_.wait();
+  check_slots({slots_.get(), num_slots}, engine_.layout().num_slots);
+  return slots_.get();
 }
 
 KernelParams Lane::kernel_params(const Transfer& transfer, const RowGroup& rows) const {
@@ -87,7 +107,7 @@ void Lane::run_kernel(const Transfer& transfer) {
        layer += transfer.flight.group_layers) {
     const RowGroup rows = group(transfer, layer);
     launch_copy(kernel_params(transfer, rows), direction_, width, options_.max_blocks, stream);
-    end_group(transfer, rows, stream);
+    end_group(transfer, rows);
   }
 }
 
@@ -104,7 +124,7 @@ void Lane::run_staged(const Transfer& transfer) {
        layer += transfer.flight.group_layers) {
     const RowGroup rows = group(transfer, layer);
     for (const Part& part : parts_) move_part(transfer, part, rows);
-    end_group(transfer, rows, is_load ? kernel_stream_.get() : copy_stream_.get());
+    end_group(transfer, rows);
   }
 }
 

@@ -83,7 +83,8 @@ void Executor::attach(EngineView engine) {
 
 void Executor::submit_copy(CommandKind kind, std::int64_t command_id,
                            std::span<const ChunkRef> chunks, std::span<const std::int64_t> slots) {
-  check_copy(kind, chunks, slots);
+  check_copy(kind, chunks, slots.size());
+  check_slots(slots);
   auto job = std::make_unique<CopyJob>(&context_, kind, command_id, engine_, chunks, slots);
   const InjectedFault fault = take_fault(kind);
   if (kind == CommandKind::kLoad) board_.begin(command_id);
@@ -203,19 +204,10 @@ void Executor::check_chunks(std::span<const ChunkRef> chunks, bool in_memory, bo
 }
 
 void Executor::check_copy(CommandKind kind, std::span<const ChunkRef> chunks,
-                          std::span<const std::int64_t> slots) const {
+                          std::size_t num_slots) const {
   check_open();
   if (engine_ == nullptr) refuse("command", "no engine memory is attached");
   check_chunks(chunks, true, false);
-  check_slots(chunks, slots);
-  const auto is_partial = [](const ChunkRef& chunk) { return chunk.count != chunk.num_tokens; };
-  if (kind == CommandKind::kStore && std::any_of(chunks.begin(), chunks.end(), is_partial)) {
-    refuse("chunks", "a store fills whole chunks: count must be num_tokens");
-  }
-}
-
-void Executor::check_slots(std::span<const ChunkRef> chunks,
-                           std::span<const std::int64_t> slots) const {
   std::size_t num_tokens = 0;
   for (const ChunkRef& chunk : chunks) {
     if (chunk.count < 1 || chunk.first + chunk.count > chunk.num_tokens) {
@@ -225,10 +217,17 @@ void Executor::check_slots(std::span<const ChunkRef> chunks,
     }
     num_tokens += chunk.count;
   }
-  if (slots.size() != num_tokens) {
+  if (num_slots != num_tokens) {
     refuse("slots", "expected shape (" + std::to_string(num_tokens) + ",), got (" +
-                        std::to_string(slots.size()) + ",)");
+                        std::to_string(num_slots) + ",)");
   }
+  const auto is_partial = [](const ChunkRef& chunk) { return chunk.count != chunk.num_tokens; };
+  if (kind == CommandKind::kStore && std::any_of(chunks.begin(), chunks.end(), is_partial)) {
+    refuse("chunks", "a store fills whole chunks: count must be num_tokens");
+  }
+}
+
+void Executor::check_slots(std::span<const std::int64_t> slots) const {
   // One unsigned comparison finds negative slots too, and the loop has no branch to stop it from
   // being vectorised.
   std::uint64_t largest = 0;

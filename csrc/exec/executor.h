@@ -68,11 +68,11 @@ class Executor {
   void submit_copy(CommandKind kind, std::int64_t command_id, std::span<const ChunkRef> chunks,
                    std::span<const std::int64_t> slots);
 
-  // A store or load that is carried out elsewhere, by a GPU say. Checked and counted like any
-  // other. False where it ended at once: it was made to fail, or a load means chunks that are not
-  // there.
+  // A store or load that is carried out elsewhere, by a GPU say. Counted like any other, and
+  // checked, but for what the slots are. False where it ended at once: it was made to fail, or a
+  // load means chunks that are not there.
   bool begin_outside(CommandKind kind, std::int64_t command_id, std::span<const ChunkRef> chunks,
-                     std::span<const std::int64_t> slots);
+                     std::size_t num_slots);
   // REQUIRES: begin_outside gave true for the same command, which has not ended.
   void end_outside(CommandKind kind, std::int64_t command_id, std::span<const ChunkRef> chunks,
                    bool ok);
@@ -103,10 +103,9 @@ class Executor {
  private:
   void check_open() const;
   void check_chunks(std::span<const ChunkRef> chunks, bool in_memory, bool on_disk) const;
-  void check_copy(CommandKind kind, std::span<const ChunkRef> chunks,
-                  std::span<const std::int64_t> slots) const;
+  void check_copy(CommandKind kind, std::span<const ChunkRef> chunks, std::size_t num_slots) const;
   void clear_padding(const ChunkRef& chunk);
-  void check_slots(std::span<const ChunkRef> chunks, std::span<const std::int64_t> slots) const;
+  void check_slots(std::span<const std::int64_t> slots) const;
   InjectedFault take_fault(CommandKind kind);
   void submit_to_disk(DiskCommand command);
   void copy_ended(const CopyJob& job);

@@ -8,9 +8,8 @@
 namespace radixkv {
 
 bool Executor::begin_outside(CommandKind kind, std::int64_t command_id,
-                             std::span<const ChunkRef> chunks,
-                             std::span<const std::int64_t> slots) {
-  check_copy(kind, chunks, slots);
+                             std::span<const ChunkRef> chunks, std::size_t num_slots) {
+  check_copy(kind, chunks, num_slots);
   const InjectedFault fault = take_fault(kind);
   const std::chrono::duration<double> delay(fault.delay_s);
   completions_.submitted(kind, command_id,

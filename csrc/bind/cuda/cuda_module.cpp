@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <string>
+#include <variant>
 
 #include "cuda/cuda_transfer.h"
 #include "transfer/cpu_copy.h"
@@ -35,15 +36,27 @@ std::vector<std::int64_t> strides(const std::optional<Array<std::int64_t>>& arra
   return {numbers.begin(), numbers.end()};
 }
 
+using Slots = std::variant<Array<std::int64_t>, DeviceSlots>;
+
 // The arrays of one call, kept alive with the views on them.
 struct SliceArrays {
   Array<std::uint64_t> chunks;
   Array<std::int32_t> chunk_num_tokens, first, count;
-  Array<std::int64_t> slots;
+  Slots slots;
 
   Slices slices() const {
-    return {addresses(chunks, "chunks"), view(chunk_num_tokens, "chunk_num_tokens"),
-            view(first, "first"), view(count, "count"), view(slots, "slots")};
+    Slices result{addresses(chunks, "chunks"),
+                  view(chunk_num_tokens, "chunk_num_tokens"),
+                  view(first, "first"),
+                  view(count, "count"),
+                  {},
+                  std::nullopt};
+    if (const auto* array = std::get_if<Array<std::int64_t>>(&slots)) {
+      result.slots = view(*array, "slots");
+    } else {
+      result.device_slots = std::get<DeviceSlots>(slots);
+    }
+    return result;
   }
 };
 
@@ -89,6 +102,18 @@ void bind_values(py::module_& module) {
   py::enum_<Direction>(module, "Direction")
       .value("LOAD", Direction::kLoad)
       .value("STORE", Direction::kStore);
+  py::class_<DeviceSlots>(module, "DeviceSlots",
+                          "Slots in int64 arrays on the device, complete in a stream's order.")
+      .def(py::init([](const std::vector<std::pair<std::uintptr_t, std::int64_t>>& parts,
+                       std::uintptr_t stream) {
+             DeviceSlots slots{{}, stream_of(stream)};
+             for (const auto& [address, num_slots] : parts) {
+               if (num_slots < 1) throw std::invalid_argument("parts: expected at least 1 slot");
+               slots.parts.push_back({reinterpret_cast<const std::int64_t*>(address), num_slots});
+             }
+             return slots;
+           }),
+           "parts"_a, "stream"_a);
   py::class_<Ticket>(module, "Ticket", "Names a transfer that is on its way.")
       .def_readonly("direction", &Ticket::direction);
   py::class_<PathTimes>(module, "PathTimes", "One case of the measurement at start.")
@@ -101,7 +126,7 @@ template <Direction kDirection>
 std::optional<Ticket> submit(CudaTransfer& transfer, const Array<std::uint64_t>& chunks,
                              const Array<std::int32_t>& chunk_num_tokens,
                              const Array<std::int32_t>& first, const Array<std::int32_t>& count,
-                             const Array<std::int64_t>& slots, std::uintptr_t stream) {
+                             const Slots& slots, std::uintptr_t stream) {
   const SliceArrays arrays{chunks, chunk_num_tokens, first, count, slots};
   const Slices slices = arrays.slices();
   const py::gil_scoped_release unlock;
@@ -124,15 +149,20 @@ void bind_transfer(py::module_& module) {
   py::class_<CudaTransfer>(module, "CudaTransfer",
                            "Moves KV between pinned chunks and engine memory on one GPU.")
       .def(py::init([](const EngineLayout& layout, int device, std::optional<Path> path,
-                       int max_blocks, std::int64_t slab_bytes, int num_slabs, int max_in_flight,
+                       std::optional<std::uintptr_t> forward_stream, int max_blocks,
+                       std::int64_t slab_bytes, int num_slabs, int max_in_flight,
                        std::int64_t max_tokens) {
-             const CudaOptions options{
-                 device, path, {max_blocks, slab_bytes, num_slabs, max_in_flight, max_tokens}};
+             CudaOptions options{device,
+                                 path,
+                                 std::nullopt,
+                                 {max_blocks, slab_bytes, num_slabs, max_in_flight, max_tokens}};
+             if (forward_stream) options.forward_stream = stream_of(*forward_stream);
              return std::make_unique<CudaTransfer>(layout, options);
            }),
-           "layout"_a, py::kw_only(), "device"_a = 0, "path"_a = py::none(), "max_blocks"_a = 4,
-           "slab_bytes"_a = 8 << 20, "num_slabs"_a = 4, "max_in_flight"_a = 32,
-           "max_tokens"_a = 262144, py::call_guard<py::gil_scoped_release>())
+           "layout"_a, py::kw_only(), "device"_a = 0, "path"_a = py::none(),
+           "forward_stream"_a = py::none(), "max_blocks"_a = 4, "slab_bytes"_a = 8 << 20,
+           "num_slabs"_a = 4, "max_in_flight"_a = 32, "max_tokens"_a = 262144,
+           py::call_guard<py::gil_scoped_release>())
       .def("load", &submit<Direction::kLoad>, "chunks"_a.noconvert(),
            "chunk_num_tokens"_a.noconvert(), "first"_a.noconvert(), "count"_a.noconvert(),
            "slots"_a.noconvert(), "engine_stream"_a)
@@ -142,9 +172,15 @@ void bind_transfer(py::module_& module) {
       .def(
           "hold_for_layer",
           [](CudaTransfer& transfer, Ticket ticket, std::int32_t layer, std::uintptr_t stream) {
-            transfer.hold_for_layer(ticket, layer, stream_of(stream));
+            return transfer.hold_for_layer(ticket, layer, stream_of(stream));
           },
           "ticket"_a, "layer"_a, "stream"_a, py::call_guard<py::gil_scoped_release>())
+      .def(
+          "holds_ahead",
+          [](const CudaTransfer& transfer, std::uintptr_t stream) {
+            return transfer.holds_ahead(stream_of(stream));
+          },
+          "stream"_a)
       .def("is_done", &CudaTransfer::is_done, "ticket"_a)
       .def("path", &CudaTransfer::path, "ticket"_a, py::call_guard<py::gil_scoped_release>())
       .def("wait", &CudaTransfer::wait, "ticket"_a, py::call_guard<py::gil_scoped_release>())
