@@ -1,5 +1,4 @@
-"""What the SGLang benchmarks share: a Llama-3.1-8B shape with made-up weights, and the caches that
-are compared.
+"""What the SGLang benchmarks share: a Llama's shape, and the caches that are compared.
 
 Every engine runs in a process of its own, one after the other, on the same prompts.
 """
@@ -13,32 +12,60 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness import progress
 
 PAGE = 64
-MEMORY_GIB = 56
-LLAMA_8B = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "vocab_size": 128256,
-    "max_position_embeddings": 131072,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 500000.0,
-    "hidden_act": "silu",
-    "torch_dtype": "bfloat16",
-    "tie_word_embeddings": False,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
+MEMORY_GIB = 32
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a Llama. The default is Llama-3.1-8B's."""
+
+    hidden: int = 4096
+    inner: int = 14336
+    num_layers: int = 32
+    head_dim: int = 128
+    num_heads: int = 32
+    num_kv_heads: int = 8
+    vocabulary: int = 128256
+
+    @property
+    def query_size(self) -> int:
+        return self.num_heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        return self.num_kv_heads * self.head_dim
+
+    def config(self) -> dict[str, object]:
+        """As config.json has it."""
+        return {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_size": self.hidden,
+            "intermediate_size": self.inner,
+            "num_hidden_layers": self.num_layers,
+            "num_attention_heads": self.num_heads,
+            "num_key_value_heads": self.num_kv_heads,
+            "head_dim": self.head_dim,
+            "vocab_size": self.vocabulary,
+            "max_position_embeddings": 131072,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 500000.0,
+            "hidden_act": "silu",
+            "torch_dtype": "bfloat16",
+            "tie_word_embeddings": False,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        }
+
+
+LLAMA_8B = Shape()
 CONFIG = """
 memory: {{size: {memory}GiB}}
 disk: {{path: {disk}, size: 40GiB}}
@@ -48,7 +75,7 @@ CACHES: dict[str, dict[str, Any]] = {
     "radixkv": {"radix_cache_backend": "radixkv"},
     "hicache": {
         "enable_hierarchical_cache": True,
-        "hicache_size": 60,  # GB: as much
+        "hicache_size": 34,  # GB: as much
         "hicache_io_backend": "kernel",
         "hicache_mem_layout": "page_first",
         "hicache_write_policy": "write_through",
@@ -58,17 +85,17 @@ CACHES: dict[str, dict[str, Any]] = {
 Times = dict[str, list[float]]
 
 
-def start(cache: str, folder: Path, device_tokens: int) -> Any:
+def start(cache: str, folder: Path, device_tokens: int, shape: Shape, is_made_up: bool) -> Any:
     """An engine whose device keeps so many tokens; `folder` takes its model and disk."""
     import sglang
 
-    (folder / "config.json").write_text(json.dumps(LLAMA_8B))
+    (folder / "config.json").write_text(json.dumps(shape.config()))
     config = folder / "radixkv.yaml"
     config.write_text(CONFIG.format(memory=MEMORY_GIB, disk=folder / "disk"))
     os.environ["RADIXKV_CONFIG"] = str(config)
     return sglang.Engine(
         model_path=str(folder),
-        load_format="dummy",
+        load_format="dummy" if is_made_up else "auto",
         skip_tokenizer_init=True,
         attention_backend="triton",
         sampling_backend="pytorch",
@@ -94,11 +121,22 @@ def measure(cache: str) -> Times:
     return values
 
 
-def run_alone(cache: str, device_tokens: int, run: Callable[[Any], Times]) -> None:
-    """The other side of `measure`: starts the engine, runs, and prints the values."""
+def run_alone(
+    cache: str,
+    device_tokens: int,
+    run: Callable[[Any], Times],
+    shape: Shape = LLAMA_8B,
+    write_weights: Callable[[Path], None] | None = None,
+) -> None:
+    """The other side of `measure`: starts the engine, runs, and prints the values.
+
+    Without `write_weights` the weights are made up by SGLang: right for times, not for answers.
+    """
     folder = Path(tempfile.mkdtemp(prefix="radixkv-bench-"))
     try:
-        engine = start(cache, folder, device_tokens)
+        if write_weights is not None:
+            write_weights(folder)
+        engine = start(cache, folder, device_tokens, shape, write_weights is None)
         values = run(engine)
         engine.shutdown()
     finally:
