@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from radixkv import EngineMemory, KVLayout, UnsupportedError
+from radixkv import EngineMemory, KVLayout, Load, Store, UnsupportedError
 
 
 def describe_blocks(kv_cache_config: Any) -> KVLayout:
@@ -32,6 +32,12 @@ def describe_blocks(kv_cache_config: Any) -> KVLayout:
         dtype=f"{str(spec.dtype).removeprefix('torch.')} in vLLM's blocks",
         block_tokens=spec.block_size,
     )
+
+
+def slots_of(command: Store | Load) -> NDArray[np.int64]:
+    """A command's slots, counted through all blocks: vLLM's scheduler knows them all."""
+    assert isinstance(command.slots, np.ndarray)
+    return command.slots
 
 
 def block_slots(blocks: list[int], block_tokens: int, first: int, last: int) -> NDArray[np.int64]:

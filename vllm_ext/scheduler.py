@@ -31,7 +31,7 @@ from radixkv import (
     inspect_ranks,
 )
 from vllm_ext.identity import Namespaces, engine_namespace
-from vllm_ext.layout import block_slots
+from vllm_ext.layout import block_slots, slots_of
 from vllm_ext.metadata import Outcome, StepPlan, WorkerReport, join
 from vllm_ext.requests import RequestState, may_read, may_write, tokens_of
 from vllm_ext.settings import EngineSettings
@@ -183,7 +183,7 @@ class SchedulerSide:
         commands = self.planner.take_commands()
         for command in commands:
             if isinstance(command, Store):
-                block_ids = command.slots[:: self._block_tokens] // self._block_tokens
+                block_ids = slots_of(command)[:: self._block_tokens] // self._block_tokens
                 self._reading[command.command_id] = set(block_ids.tolist())
         plan = StepPlan(
             commands=commands,

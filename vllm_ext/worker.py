@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 
 from radixkv import Command, Completion, CompletionStatus, Executor, Load, Store
-from vllm_ext.layout import BlockMemory
+from vllm_ext.layout import BlockMemory, slots_of
 from vllm_ext.metadata import StepPlan, WorkerReport
 from vllm_ext.settings import EngineSettings
 
@@ -126,7 +126,7 @@ class WorkerSide:
         if isinstance(command, Store | Load):
             assert self._memory is not None
             self._copies[command.command_id] = command
-            command = dataclasses.replace(command, slots=self._memory.place(command.slots))
+            command = dataclasses.replace(command, slots=self._memory.place(slots_of(command)))
         try:
             self.executor.submit(command)
         except Exception:
@@ -155,7 +155,7 @@ class WorkerSide:
         if completion.status is not CompletionStatus.OK:
             self._unheard_failures.add(completion.command_id)
             num_good = int(copy.chunks["count"][: completion.num_ok].sum())
-            lost = copy.slots[num_good:] // self._settings.layout.block_tokens
+            lost = slots_of(copy)[num_good:] // self._settings.layout.block_tokens
             self._lost_blocks.update(lost.tolist())
 
     def _stream(self) -> int:
