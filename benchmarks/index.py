@@ -16,7 +16,6 @@ once again. `bytes_per_chunk` is what the process grew by, less 4 bytes a token.
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import itertools
 import multiprocessing
 import os
@@ -26,8 +25,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import lmcache_lookup
 import numpy as np
 from harness import emit, progress
+from lmcache_lookup import LMCacheLookup
 from numpy.typing import NDArray
 
 from radixkv import RadixIndex
@@ -192,6 +193,23 @@ class Bench:
             times.append(self.cold_us(prompt, compare))
         return float(f"{statistics.median(times):.4g}")
 
+    def compare_lmcache(self) -> None:
+        """LMCache's lookup of the same prompts in an index of as many tokens."""
+        progress("  LMCache: building")
+        rng = np.random.default_rng(3)
+        num_others = NUM_CHUNKS * CHUNK_TOKENS // PROMPT_TOKENS - len(self.prompts)
+        peer = LMCacheLookup(self.prompts, (random_prompt(rng) for _ in range(num_others)))
+        for name, lookup in {"lookup": peer.lookup, "lookup_and_pin": peer.lookup_and_pin}.items():
+            times = []
+            for prompt in self.prompts:
+                tokens = prompt.tolist()
+                self.ballast += 1
+                begin = time.perf_counter_ns()
+                found = lookup(tokens)
+                times.append((time.perf_counter_ns() - begin) / 1000)
+                assert found == PROMPT_TOKENS
+            emit(f"index.long.lmcache_{name}_128k_us", times, "us", chunk_tokens=256)
+
     def changes(self) -> None:
         """What only the long shape is asked for. Changes the tree."""
         index, prompts = self.index, self.prompts
@@ -247,12 +265,14 @@ def run(shape: str) -> None:
     progress(f"{shape}: measuring")
     bench.matches()
     if shape == "long":
+        if lmcache_lookup.is_importable():
+            bench.compare_lmcache()
         bench.changes()
     built.index.check_invariants()
 
 
 def main() -> None:
-    if importlib.util.find_spec("lmcache") is None:
+    if not lmcache_lookup.is_importable():
         progress("LMCache is not importable here: its lookup is not measured beside ours")
     context = multiprocessing.get_context("spawn")
     for shape in sys.argv[1:] or SHAPES:
