@@ -138,6 +138,22 @@ class CacheConfig:
         "Whether answers are kept too. They are the next turn's prompt in a conversation; turn it "
         "off where answers are never sent back.",
     )
+    gpu_copy: Literal["auto", "kernel", "staged"] = settings.choice(
+        "gpu.copy",
+        "auto",
+        ("kernel", "staged"),
+        "How KV moves between memory and a GPU: a kernel that reads and writes memory itself "
+        "(kernel), the copy engine and a kernel behind it (staged), or whichever was quicker at "
+        "start for as many bytes (auto). Pin it to compare, or where the start must not measure.",
+    )
+    gpu_blocks: int = settings.integer(
+        "gpu.blocks",
+        4,
+        1,
+        32,
+        "Multiprocessors that those kernels may take from the model. More move KV no faster on "
+        "the GPUs measured.",
+    )
     metrics: bool = settings.switch(
         "metrics",
         True,

@@ -31,7 +31,7 @@ from radixkv.commands import (
     Store,
 )
 from radixkv.config import CacheConfig
-from radixkv.gpu import GpuCopies
+from radixkv.gpu import DEFAULT_GPU_OPTIONS, GpuCopies, GpuOptions
 from radixkv.layout import EngineMemory, KVLayout
 from radixkv.numa import local_node
 from radixkv.tiers.disk import DiskOptions, RestoredChunks, disk_file, spill_window_bytes
@@ -98,6 +98,7 @@ class Executor:
         hugepages: Ask for huge pages.
         numa: NUMA node to bind the memory to, or -1.
         pin: Pin the memory for the GPU, where there is a CUDA driver.
+        gpu: How to copy where the engine's memory is on a GPU.
         copies_rows: False leaves the copying out of stores and loads: only to measure what else
             they cost.
 
@@ -119,6 +120,7 @@ class Executor:
         hugepages: bool = True,
         numa: int = -1,
         pin: bool = True,
+        gpu: GpuOptions = DEFAULT_GPU_OPTIONS,
         copies_rows: bool = True,
     ) -> None:
         if not 1 <= chunk_tokens <= 512:
@@ -152,6 +154,7 @@ class Executor:
         self._end = weakref.finalize(self, self._native.close, 0.0)
         self._engine_memory: EngineMemory | None = None
         self._gpu: GpuCopies | None = None
+        self._gpu_options = gpu
         restored = self._native.take_restored()
         self.restored = None if restored is None else RestoredChunks.from_fields(restored)
         """What the disk tier held when it was opened; None without a disk tier."""
@@ -188,6 +191,7 @@ class Executor:
             disk=_disk_options(config, group_id, rank, world_size),
             hugepages=config.memory_hugepages != "never",
             numa=-1 if config.memory_numa == "any" else local_node(),
+            gpu=GpuOptions(config.gpu_copy, config.gpu_blocks),
         )
 
     def __enter__(self) -> Self:
@@ -221,7 +225,12 @@ class Executor:
         if engine_memory.device is not None:
             address = int(self._pool_facts["address"])
             self._gpu = GpuCopies(
-                self._native, self.layout, engine_memory, address, self.unit_bytes
+                self._native,
+                self.layout,
+                engine_memory,
+                address,
+                self.unit_bytes,
+                self._gpu_options,
             )
         self._engine_memory = engine_memory
 

@@ -24,11 +24,28 @@ from radixkv import _native
 from radixkv.commands import ChunkArray, DeviceSlots, EngineSlots, Load, Store
 from radixkv.errors import UnsupportedError
 from radixkv.layout import EngineMemory, KVLayout
+from radixkv.units import approximate_size
 
 logger = logging.getLogger(__name__)
 
 _KEPT_FAILURES = 4096
 _MAX_JOINED_TOKENS = 131_072  # half of what the device takes at a time
+
+
+@dataclass(frozen=True, slots=True)
+class GpuOptions:
+    """How copies go about their work.
+
+    Attributes:
+        path: "kernel", "staged", or "auto" for what was measured at start.
+        max_blocks: Multiprocessors that the kernels may take.
+    """
+
+    path: str = "auto"
+    max_blocks: int = 4
+
+
+DEFAULT_GPU_OPTIONS = GpuOptions()
 
 
 @dataclass(slots=True)
@@ -51,6 +68,7 @@ class GpuCopies:
         engine: The engine's memory; `engine.device` is a CUDA device.
         pool_address: Where unit 0 of the memory tier is.
         unit_bytes: Size of a unit.
+        options: How to copy.
 
     Raises:
         UnsupportedError: The extension module was not built, or there is no GPU.
@@ -63,8 +81,9 @@ class GpuCopies:
         engine: EngineMemory,
         pool_address: int,
         unit_bytes: int,
+        options: GpuOptions,
     ) -> None:
-        self._cuda = _load_module()
+        self._cuda = load_module()
         self._native = native
         self._stream = engine.forward_stream
         self._num_slots = engine.num_slots
@@ -78,8 +97,14 @@ class GpuCopies:
             num_kv=layout.num_kv,
         )
         self._transfer = self._cuda.CudaTransfer(
-            place, device=engine.device, forward_stream=engine.forward_stream
+            place,
+            device=engine.device,
+            path=None if options.path == "auto" else self._cuda.Path[options.path.upper()],
+            forward_stream=engine.forward_stream,
+            max_blocks=options.max_blocks,
         )
+        for line in describe_paths(self._transfer.path_times):
+            logger.info("%s", line)
         if not self._transfer.holds_ahead(engine.forward_stream):
             logger.warning(
                 "the engine's stream shares a hardware queue with every one of ours: its forward "
@@ -238,7 +263,26 @@ def _kind(command: Store | Load) -> _native.CommandKind:
     return _native.CommandKind.LOAD if isinstance(command, Load) else _native.CommandKind.STORE
 
 
-def _load_module() -> Any:
+def describe_paths(path_times: Iterable[Any]) -> list[str]:
+    """What was measured at start, a line for each direction."""
+    lines: dict[str, list[str]] = {}
+    for times in path_times:
+        direction = "to the GPU" if times.direction.name == "LOAD" else "from the GPU"
+        kernel_us, staged_us = times.us
+        text = f"{approximate_size(times.num_bytes)} {kernel_us:.0f}/{staged_us:.0f}"
+        lines.setdefault(direction, []).append(text)
+    return [
+        f"{direction}, µs by kernel/staged: {', '.join(texts)}"
+        for direction, texts in lines.items()
+    ]
+
+
+def load_module() -> Any:
+    """radixkv._cuda.
+
+    Raises:
+        UnsupportedError: It was not built, or there is no GPU.
+    """
     try:
         cuda = importlib.import_module("radixkv._cuda")
     except ImportError as error:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import ctypes
-import importlib
 import re
 from pathlib import Path
 
+import numpy as np
+
 from radixkv.cli.checks import Check, Status, fail, ok, warn
 from radixkv.config import CacheConfig
+from radixkv.errors import UnsupportedError
+from radixkv.gpu import describe_paths, load_module
 from radixkv.units import KIB, approximate_size
+
+# Of an 8B model: 32 layers, K and V of 8 heads of 128 two-byte elements.
+_ROW_BYTES = 2048
+_PLACES = np.full(64, 4096, np.uint64)
+_STRIDES = np.full(64, _ROW_BYTES, np.int64)
 
 SHMEM_HUGEPAGES = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
 MEMINFO = Path("/proc/meminfo")
@@ -71,13 +79,12 @@ def _check_driver() -> Check:
 
 
 def _check_gpu_copies() -> Check:
-    """Whether radixkv has its CUDA part, and whether that can use this GPU."""
+    """Whether radixkv has its CUDA part, and how fast that is on this GPU."""
     name = "GPU copies"
     try:
-        reason = importlib.import_module("radixkv._cuda").why_unavailable()
-    except ImportError:
-        finding = "radixkv was built without CUDA: an engine on a GPU is refused"
-        return fail(name, finding, "put nvcc on the PATH and install radixkv again")
-    if reason:
-        return fail(name, str(reason), "see what nvidia-smi says")
-    return ok(name, "the CUDA part is there and works")
+        cuda = load_module()
+    except UnsupportedError as error:
+        return fail(name, str(error), "put nvcc on the PATH and install radixkv again")
+    layout = cuda.EngineLayout(_PLACES, _STRIDES, num_slots=1, row_bytes=_ROW_BYTES)
+    transfer = cuda.CudaTransfer(layout)  # measures on memory of its own
+    return ok(name, "; ".join(describe_paths(transfer.path_times)))
