@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer
 
-from .smollm2 import write_smollm2
+from . import random_llama, smollm2
 
 SYSTEM_PROMPT = (
     "You answer questions about the Python manual. The user quotes a page of it. "
@@ -49,75 +48,25 @@ class Model:
 
 
 def is_prepared(name: str, cache: Path) -> bool:
-    return (cache / name / "complete").is_file()
+    stamp = cache / name / "complete"
+    return stamp.is_file() and stamp.read_text() == _recipe(name)
 
 
 def prepare_model(name: str, cache: Path) -> Model:
     """Takes the model from `cache`, or writes it there first."""
-    writers = {"smollm2": write_smollm2, "random": write_random_llama}
+    writers = {"smollm2": smollm2.write_smollm2, "random": random_llama.write_random_llama}
     folder = cache / name
     if not is_prepared(name, cache):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         writers[name](folder)
-        (folder / "complete").touch()
+        (folder / "complete").write_text(_recipe(name))
     config = json.loads((folder / "config.json").read_text())
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     return Model(name, folder, tokenizer, config)
 
 
-def write_random_llama(folder: Path) -> None:
-    """Four layers of noise over single bytes: answers nothing, but all the caching is real."""
-    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    vocabulary = specials + sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(vocabulary)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(specials)
-    tokenizer.save(str(folder / "tokenizer.json"))
-
-    hidden, heads, kv_heads, head_dim, inner = 256, 8, 2, 32, 512
-    torch.manual_seed(1)
-
-    def linear(num_out: int, num_in: int, gain: float = 1.0) -> torch.Tensor:
-        return torch.randn(num_out, num_in) * gain / num_in**0.5
-
-    tensors = {
-        "model.embed_tokens.weight": torch.randn(len(vocabulary), hidden),
-        "model.norm.weight": torch.ones(hidden),
-        "lm_head.weight": linear(len(vocabulary), hidden, gain=4.0),
-    }
-    for i in range(4):
-        layer = f"model.layers.{i}"
-        tensors |= {
-            f"{layer}.input_layernorm.weight": torch.ones(hidden),
-            f"{layer}.post_attention_layernorm.weight": torch.ones(hidden),
-            f"{layer}.self_attn.q_proj.weight": linear(heads * head_dim, hidden, gain=2.0),
-            f"{layer}.self_attn.k_proj.weight": linear(kv_heads * head_dim, hidden, gain=2.0),
-            f"{layer}.self_attn.v_proj.weight": linear(kv_heads * head_dim, hidden),
-            f"{layer}.self_attn.o_proj.weight": linear(hidden, heads * head_dim, gain=2.0),
-            f"{layer}.mlp.gate_proj.weight": linear(inner, hidden),
-            f"{layer}.mlp.up_proj.weight": linear(inner, hidden),
-            f"{layer}.mlp.down_proj.weight": linear(hidden, inner),
-        }
-    save_file(tensors, folder / "model.safetensors")
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": hidden,
-        "intermediate_size": inner,
-        "num_hidden_layers": 4,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "head_dim": head_dim,
-        "vocab_size": len(vocabulary),
-        "max_position_embeddings": 8192,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0,
-        "hidden_act": "silu",
-        "tie_word_embeddings": False,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "torch_dtype": "float32",
-    }
-    (folder / "config.json").write_text(json.dumps(config, indent=2))
+def _recipe(name: str) -> str:
+    """Changes when the code changes that writes the model, so that no old one is taken for it."""
+    module = {"smollm2": smollm2, "random": random_llama}[name]
+    return hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()

@@ -34,7 +34,7 @@ def test_every_answer_is_the_same_with_radixkv() -> None:
 
 
 def test_a_trace_is_replayed_and_what_is_too_long_is_cut(tmp_path: Path) -> None:
-    texts = ["a shared beginning " * 50 + f"and end {i}" for i in range(3)] + ["x" * 10_000]
+    texts = ["a shared beginning " * 50 + f"and end {i}" for i in range(3)] + ["x" * 14_000]
     lines = [json.dumps({"timestamp": i, "input": text}) for i, text in enumerate(texts)]
     (tmp_path / "trace.jsonl").write_text("\n".join(lines))
 
@@ -42,5 +42,5 @@ def test_a_trace_is_replayed_and_what_is_too_long_is_cut(tmp_path: Path) -> None
 
     words = " ".join(shown.split())
     assert "The first 4 of 4 recorded requests." in words
-    assert "the model's 8,192 tokens with an answer: 1 of them, by 1,840 tokens in all." in words
+    assert "the model's 12,288 tokens with an answer: 1 of them, by 1,744 tokens in all." in words
     assert "4/4" in shown
