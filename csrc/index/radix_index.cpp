@@ -55,11 +55,12 @@ RadixIndex::RadixIndex(const IndexConfig& config)
 }
 
 NamespaceId RadixIndex::find_namespace(const NamespaceDigest& digest) {
-  for (const auto& [root, known] : roots_) {
-    if (known == digest) return root;
+  const auto [entry, is_new] = root_by_digest_.try_emplace(digest, roots_.size());
+  if (is_new) {
+    roots_.emplace_back(tree_.add_root(), digest);
+    root_by_node_.emplace(roots_.back().first, entry->second);
   }
-  roots_.emplace_back(tree_.add_root(), digest);
-  return roots_.back().first;
+  return roots_[entry->second].first;
 }
 
 }  // namespace radixkv

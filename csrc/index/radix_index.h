@@ -23,6 +23,7 @@
 
 #include <array>
 #include <cstdint>
+#include <cstring>
 #include <deque>
 #include <optional>
 #include <span>
@@ -43,6 +44,15 @@ namespace radixkv {
 
 using NamespaceId = std::uint32_t;  // the root of the namespace's tree
 using NamespaceDigest = std::array<std::uint8_t, 16>;
+
+// A digest's bytes are as good as random.
+struct DigestHash {
+  std::size_t operator()(const NamespaceDigest& digest) const {
+    std::size_t result;
+    std::memcpy(&result, digest.data(), sizeof result);
+    return result;
+  }
+};
 
 // Capacity, in units, of a tier that has no end.
 inline constexpr std::uint32_t kEndless = 0xFFFFFFF0u;
@@ -338,7 +348,9 @@ class RadixIndex {
   TokenArena arena_;  // before the tree, whose runs lie in it
   TokenTree tree_;
   std::array<TierState, kNumTiers> tiers_;
-  std::vector<std::pair<NodeId, NamespaceDigest>> roots_;
+  std::vector<std::pair<NodeId, NamespaceDigest>> roots_;  // in the order in which they were made
+  std::unordered_map<NamespaceDigest, std::size_t, DigestHash> root_by_digest_;  // → in roots_
+  std::unordered_map<NodeId, std::size_t> root_by_node_;
   std::unordered_map<ChunkId, std::uint32_t> pins_;  // of handles whose last chunk it is
   // Node whose end lies inside a span → tails of that span that end below it, at most tail_slack
   // behind.

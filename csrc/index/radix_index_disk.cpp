@@ -86,9 +86,7 @@ SpillReservation RadixIndex::reserve_spill(std::size_t max_chunks) {
 const NamespaceDigest& RadixIndex::digest_of(ChunkId id) const {
   NodeId node = chunks_.node(id);
   while (tree_[node].parent != kNoNode) node = tree_[node].parent;
-  return std::find_if(roots_.begin(), roots_.end(),
-                      [&](const auto& root) { return root.first == node; })
-      ->second;
+  return roots_[root_by_node_.at(node)].second;
 }
 
 void RadixIndex::append_tokens(ChunkId id, std::vector<Token>& out) const {
