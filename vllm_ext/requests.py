@@ -54,8 +54,10 @@ class RequestState:
         """Whether it ended well: what it computed is what the model says."""
         return self.request.status.name in _COMPLETE
 
-    def computed_tokens(self, num_computed: int) -> int:
-        """Of `num_computed`, those whose ids are known; a token under way is only a placeholder."""
+    def known_tokens(self, num_computed: int) -> int:
+        """Of the first `num_computed`, those whose ids are known: a token that is being decoded is
+        only a placeholder.
+        """
         num_known = num_computed - int(getattr(self.request, "num_output_placeholders", 0))
         return max(0, min(num_known, len(self.tokens)))
 

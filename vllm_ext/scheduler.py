@@ -179,7 +179,8 @@ class SchedulerSide:
         """
         self._apply(())
         for state, num_computed in self._follow(output):
-            self._store(state, state.computed_tokens(num_computed), tail=False)
+            if num_computed >= state.stored_tokens + self._chunk_tokens:
+                self._store(state, num_computed, tail=False)
         commands = self.planner.take_commands()
         for command in commands:
             if isinstance(command, Store):
@@ -244,11 +245,12 @@ class SchedulerSide:
         ids = (command.command_id for command in commands if isinstance(command, Load))
         return {command_id: self._loading[command_id] for command_id in ids}
 
-    def _store(self, state: RequestState, num_tokens: int, *, tail: bool) -> None:
-        """Keep what is not kept yet of the first `num_tokens`: full chunks, or all blocks."""
+    def _store(self, state: RequestState, num_computed: int, *, tail: bool) -> None:
+        """Keep what is not kept yet of the tokens that are computed: full chunks, or all blocks."""
+        state.take_in_tokens()
+        num_tokens = state.known_tokens(num_computed)
         if not self._settings.config.store_decode:
             num_tokens = min(num_tokens, state.request.num_prompt_tokens)
-        state.take_in_tokens()
         if not tail:
             num_tokens = num_tokens // self._chunk_tokens * self._chunk_tokens
         if not state.writes or num_tokens <= state.stored_tokens:
@@ -311,9 +313,8 @@ class SchedulerSide:
         self._end_prefetch(state)
         if state.is_complete and state.blocks:
             state.blocks = block_ids
-            state.stored_tokens = 0
-            state.take_in_tokens()
-            self._store(state, state.computed_tokens(request.num_computed_tokens), tail=True)
+            state.stored_tokens = 0  # what was dropped or failed meanwhile is tried once more
+            self._store(state, request.num_computed_tokens, tail=True)
 
     def reset(self) -> bool:
         """Forget everything, on every tier, and what is being computed now: vLLM clears its caches

@@ -69,6 +69,8 @@ class WorkerSide:
         """Carry out a plan, before its step computes. A second call with it does nothing."""
         if plan is self._plan:
             return
+        if self._plan is None:
+            self._attach_to_stream()
         self._plan = plan
         self._unheard_failures -= set(plan.failed_loads_heard)
         self._waiting |= plan.waiting
@@ -79,6 +81,7 @@ class WorkerSide:
         self._await(plan.awaited)
         for load in loads:
             self._submit(load)
+        self.executor.begin_loads()
         self._sync_loads = [
             load.command_id for load in loads if load.command_id not in plan.waiting
         ]
@@ -118,6 +121,13 @@ class WorkerSide:
     def close(self) -> None:
         """vLLM shuts down."""
         self.executor.close()
+
+    def _attach_to_stream(self) -> None:
+        """On a GPU copies begin behind the forward; vLLM chooses its stream with the first step."""
+        assert self._memory is not None
+        stream = self._stream()
+        if stream != self._memory.engine.forward_stream:
+            self.executor.attach(dataclasses.replace(self._memory.engine, forward_stream=stream))
 
     def _submit(self, command: Command) -> None:
         if isinstance(command, Store) and self._unheard_failures:
