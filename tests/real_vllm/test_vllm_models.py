@@ -1,0 +1,107 @@
+"""Models that are not covered are served as if there were no connector; several ranks agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conversations import MAX_NEW_TOKENS, Ids, Workload
+from vllm_harness import VllmHost, connector
+
+
+def ids_of(answers: list[dict[str, Ids]]) -> list[Ids]:
+    return [answer["ids"] for answer in answers]
+
+
+@pytest.fixture
+def hybrid(workload_for: Callable[..., Workload]) -> Workload:
+    return workload_for("hybrid", "float32")
+
+
+@pytest.fixture
+def covers_every_model(host: VllmHost, hybrid: Workload) -> Iterator[None]:
+    """The guard is out for engines that start now. (The workload is drawn before.)"""
+    host.intervene(name="cover_every_model")
+    yield
+    host.intervene(name="cover_what_is_covered")
+
+
+def second_turns(host: VllmHost, model: Path, workload: Workload) -> list[dict[str, Ids]]:
+    """What a hybrid model answers where the first turns are kept and the device has forgotten."""
+    host.start(model, connector())
+    first = host.generate(prompts=workload.first, max_tokens=MAX_NEW_TOKENS)
+    assert ids_of(first) == workload.first_answers
+    host.settle()
+    host.reset_prefix_cache()
+    return host.generate(prompts=workload.second, max_tokens=MAX_NEW_TOKENS)
+
+
+def test_a_hybrid_model_is_computed_and_says_so(
+    host: VllmHost, models: dict[str, Path], hybrid: Workload
+) -> None:
+    answers = second_turns(host, models["hybrid"], hybrid)
+
+    assert ids_of(answers) == hybrid.second_answers
+    assert "prompts are computed, not reused: the model has" in host.log()
+
+
+def test_a_hybrid_model_would_answer_wrongly_if_it_were_covered(
+    host: VllmHost, models: dict[str, Path], hybrid: Workload, covers_every_model: None
+) -> None:
+    """The control: what the test above sees."""
+    answers = second_turns(host, models["hybrid"], hybrid)
+
+    assert ids_of(answers) != hybrid.second_answers
+
+
+def test_a_chunk_is_ready_when_every_rank_has_it(
+    host: VllmHost, models: dict[str, Path], workload_for: Callable[..., Workload]
+) -> None:
+    workload = workload_for("mha", "float32")
+    host.start(models["mha"], connector())
+    host.intervene(name="add_a_faulty_rank")
+    turns = ((workload.first, workload.first_answers), (workload.second, workload.second_answers))
+    for prompts, expected in turns * 2:
+        answers = host.generate(prompts=prompts, max_tokens=MAX_NEW_TOKENS)
+        assert ids_of(answers) == expected
+        assert host.settle()
+        host.reset_prefix_cache()
+
+    counters = host.state()["counters"]
+    assert counters["stores_failed"] > 0
+    assert counters["loaded"] > counters["stored"] > 0
+    assert counters["loads_failed"] == 0
+
+
+def test_two_ranks(
+    models: dict[str, Path],
+    workload_for: Callable[..., Workload],
+    tmp_path: Path,
+) -> None:
+    """Scheduler and workers in processes of their own, half of the KV heads on each."""
+    workload = workload_for("mha", "float32")
+    processes = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "0|1",
+    }
+    with VllmHost(tmp_path / "log", environment=processes) as host:
+        host.start(
+            models["mha"],
+            connector(disk=tmp_path / "disk", memory="2MiB"),
+            tensor_parallel_size=2,
+            distributed_executor_backend="mp",
+        )
+        first = host.generate(prompts=workload.first, max_tokens=MAX_NEW_TOKENS)
+        host.reset_prefix_cache()
+        second = host.generate(prompts=workload.second, max_tokens=MAX_NEW_TOKENS)
+        metrics = host.metrics()
+
+    assert ids_of(first) == workload.first_answers
+    assert ids_of(second) == workload.second_answers
+    assert metrics["vllm:prompt_tokens_by_source,source=external_kv_transfer"] > 0
+    assert metrics["vllm:radixkv_stores_failed"] == metrics["vllm:radixkv_loads_failed"] == 0
+    assert sorted(file.name for file in (tmp_path / "disk").glob("*.radixkv")) == [
+        "rank0.radixkv",
+        "rank1.radixkv",
+    ]

@@ -1,0 +1,129 @@
+"""Who shares with whom: roles, what a request wishes, salts, other models, other connectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conversations import MAX_NEW_TOKENS, Ids, Workload
+from sglang_models import write_llama
+from vllm_harness import TELLS_SOURCES, HostError, VllmHost, connector
+
+
+@pytest.fixture(scope="module")
+def workload(workload_for: Callable[..., Workload]) -> Workload:
+    return workload_for("mha", "float32")
+
+
+def ask(host: VllmHost, prompt: Ids, **wishes: Any) -> dict[str, Any]:
+    """An answer where the device has nothing and all that was kept is ready."""
+    assert host.settle()
+    host.reset_prefix_cache()
+    (answer,) = host.generate(prompts=[prompt], max_tokens=MAX_NEW_TOKENS, **wishes)
+    return answer
+
+
+def test_a_salt_shares_with_itself_only(
+    host: VllmHost, models: dict[str, Path], workload: Workload
+) -> None:
+    host.start(models["mha"], connector())
+    prompt = workload.first[-1]
+
+    cached = [
+        ask(host, prompt, cache_salt=salt)["cached_tokens"] > 0
+        for salt in ("a", "b", None, "a", "b", None)
+    ]
+
+    assert cached == [False] * 3 + [True] * 3
+
+
+def test_a_request_may_wish_not_to_be_read_or_written(
+    host: VllmHost, models: dict[str, Path], workload: Workload
+) -> None:
+    host.start(models["mha"], connector())
+    prompt, expected = workload.first[-1], workload.first_answers[-1]
+    unwritten = {"radixkv": {"write": False}}
+    unread = {"radixkv": {"read": False}}
+
+    assert ask(host, prompt, kv_transfer_params=unwritten)["cached_tokens"] == 0
+    assert ask(host, prompt)["cached_tokens"] == 0  # and is kept
+    assert ask(host, prompt, kv_transfer_params=unread)["cached_tokens"] == 0
+    assert ask(host, prompt, kv_transfer_params={"radixkv": 7})["cached_tokens"] > 0
+    assert ask(host, prompt)["ids"] == expected
+
+
+def test_a_producer_does_not_read_and_a_consumer_does_not_write(
+    host: VllmHost, models: dict[str, Path], workload: Workload, tmp_path: Path
+) -> None:
+    prompt, other = workload.first[-1], workload.first[2]
+
+    host.start(models["mha"], connector(role="kv_producer", disk=tmp_path))
+    assert ask(host, prompt)["cached_tokens"] == 0
+    assert ask(host, prompt)["cached_tokens"] == 0
+    host.settle()
+    kept = host.state()["disk_chunks"]
+
+    host.start(models["mha"], connector(role="kv_consumer", disk=tmp_path))
+    assert ask(host, prompt)["cached_tokens"] > 0
+    assert ask(host, other)["ids"] == workload.first_answers[2]
+    assert ask(host, other)["cached_tokens"] == 0
+    assert host.state()["disk_chunks"] == kept > 0
+
+
+def test_other_weights_find_nothing(
+    host: VllmHost, models: dict[str, Path], workload: Workload, tmp_path: Path
+) -> None:
+    prompt = workload.first[-1]
+    host.start(models["mha"], connector(disk=tmp_path / "kv"))
+    ask(host, prompt)
+    host.settle()
+
+    host.start(write_llama(tmp_path / "llama", seed=2), connector(disk=tmp_path / "kv"))
+    assert ask(host, prompt)["cached_tokens"] == 0
+    host.settle()
+
+    host.start(models["mha"], connector(disk=tmp_path / "kv"))
+    answer = ask(host, prompt)
+    assert answer["cached_tokens"] > 0
+    assert answer["ids"] == workload.first_answers[-1]
+
+
+@pytest.mark.skipif(not TELLS_SOURCES, reason="vLLM 0.27 fails to count both in one process")
+def test_beside_another_connector(
+    host: VllmHost, models: dict[str, Path], workload: Workload, tmp_path: Path
+) -> None:
+    other = {
+        "kv_connector": "ExampleConnector",
+        "kv_role": "kv_both",
+        "kv_connector_extra_config": {"shared_storage_path": str(tmp_path)},
+    }
+    both = {
+        "kv_connector": "MultiConnector",
+        "kv_role": "kv_both",
+        "kv_connector_extra_config": {"connectors": [connector(), other]},
+    }
+    host.start(models["mha"], both, disable_hybrid_kv_cache_manager=True)
+    host.generate(prompts=workload.first, max_tokens=MAX_NEW_TOKENS)
+    host.settle()
+    host.reset_prefix_cache()
+
+    answers = host.generate(prompts=workload.second, max_tokens=MAX_NEW_TOKENS)
+
+    assert [answer["ids"] for answer in answers] == workload.second_answers
+    assert sum(answer["cached_tokens"] for answer in answers) > 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"loads": "later"}, "loads: expected one of async, sync, got 'later'"),
+        ({"memry": {"size": "1GiB"}}, "unknown key 'memry.size'"),
+    ],
+)
+def test_a_wrong_setting_ends_the_start(
+    host: VllmHost, models: dict[str, Path], wrong: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(HostError, match=named):
+        host.start(models["mha"], connector() | {"kv_connector_extra_config": wrong})
