@@ -29,7 +29,7 @@ from radixkv.units import approximate_size
 logger = logging.getLogger(__name__)
 
 _KEPT_FAILURES = 4096
-_MAX_JOINED_TOKENS = 131_072  # half of what the device takes at a time
+_MAX_JOINED_TOKENS = 131_072
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,7 @@ class GpuCopies:
             path=None if options.path == "auto" else self._cuda.Path[options.path.upper()],
             forward_stream=engine.forward_stream,
             max_blocks=options.max_blocks,
+            max_tokens=max(2 * _MAX_JOINED_TOKENS, engine.num_slots),  # no load has more
         )
         for line in describe_paths(self._transfer.path_times):
             logger.info("%s", line)
