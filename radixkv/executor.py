@@ -218,20 +218,20 @@ class Executor:
         """
         if self._gpu is not None and not self._gpu.is_idle:
             raise ValueError("engine_memory: loads or stores with the old one are on their way")
-        self._native.attach(
-            engine_memory.addresses, engine_memory.strides_bytes, engine_memory.num_slots
-        )
-        self._gpu = None
-        if engine_memory.device is not None:
-            address = int(self._pool_facts["address"])
-            self._gpu = GpuCopies(
+        gpu = None
+        if engine_memory.device is not None:  # first: it may refuse
+            gpu = GpuCopies(
                 self._native,
                 self.layout,
                 engine_memory,
-                address,
+                int(self._pool_facts["address"]),
                 self.unit_bytes,
                 self._gpu_options,
             )
+        self._native.attach(
+            engine_memory.addresses, engine_memory.strides_bytes, engine_memory.num_slots
+        )
+        self._gpu = gpu
         self._engine_memory = engine_memory
 
     def submit(self, command: Command) -> None:
@@ -282,8 +282,8 @@ class Executor:
     def wait_layer(self, command_id: int, layer: int, timeout_s: float, stream: int = 0) -> bool:
         """Block, without the GIL, until a load has copied a layer of all its tokens.
 
-        On a GPU nothing blocks if `stream` is the engine's forward stream: what is queued there
-        from now on begins when the layer is there.
+        On a GPU it only waits until the layer is queued: what is queued on `stream` from now on
+        begins when the layer is there.
 
         Returns:
             True once the layer is there; False if the load failed or the time is over first.

@@ -84,7 +84,6 @@ class GpuCopies:
         options: GpuOptions,
     ) -> None:
         self._cuda = load_module()
-        self._native = native
         self._stream = engine.forward_stream
         self._num_slots = engine.num_slots
         self._pool_address = pool_address
@@ -100,17 +99,12 @@ class GpuCopies:
             place,
             device=engine.device,
             path=None if options.path == "auto" else self._cuda.Path[options.path.upper()],
-            forward_stream=engine.forward_stream,
             max_blocks=options.max_blocks,
             max_tokens=max(2 * _MAX_JOINED_TOKENS, engine.num_slots),  # no load has more
         )
         for line in describe_paths(self._transfer.path_times):
             logger.info("%s", line)
-        if not self._transfer.holds_ahead(engine.forward_stream):
-            logger.warning(
-                "the engine's stream shares a hardware queue with every one of ours: its forward "
-                "will be launched as its load proceeds (CUDA_DEVICE_MAX_CONNECTIONS=32 may help)"
-            )
+        self._native = native  # behind the transfer, which is to go first: it uses the pool
         self._waiting: dict[type, deque[_Copy]] = {Store: deque(), Load: deque()}
         self._running: dict[int, _Copy] = {}
         self._failed_loads: dict[int, None] = {}  # the last ones, oldest first
@@ -140,14 +134,8 @@ class GpuCopies:
     def poll(self) -> None:
         """Tell the executor which copies are done, and start those that waited."""
         for copy in list(self._running.values()):
-            try:
-                is_done = self._transfer.is_done(copy.ticket)
-            except RuntimeError as error:
-                logger.error("command %d: %s", copy.command.command_id, error)
-                self._end(copy, ok=False)
-            else:
-                if is_done:
-                    self._end(copy, ok=True)
+            if self._succeeds(copy, self._transfer.is_done):
+                self._end(copy, ok=True)
         self.begin_loads()
         self._begin_stores()
 
@@ -172,17 +160,21 @@ class GpuCopies:
     def close(self) -> None:
         """Wait for what runs; what waits fails."""
         for copy in list(self._running.values()):
-            try:
-                self._transfer.wait(copy.ticket)
-            except RuntimeError as error:
-                logger.error("command %d: %s", copy.command.command_id, error)
-                self._end(copy, ok=False)
-            else:
+            if self._succeeds(copy, lambda ticket: self._transfer.wait(ticket) is None):
                 self._end(copy, ok=True)
         for queue in self._waiting.values():
             for copy in queue:
                 self._end(copy, ok=False)
             queue.clear()
+
+    def _succeeds(self, copy: _Copy, is_done: Callable[[Any], bool]) -> bool:
+        """Whether it is done; one that turns out to have failed is ended."""
+        try:
+            return is_done(copy.ticket)
+        except Exception:
+            logger.exception("command %d: the copy failed", copy.command.command_id)
+            self._end(copy, ok=False)
+            return False
 
     def _check_slots(self, slots: EngineSlots) -> None:
         """Those that are on the device are checked when they are read."""
@@ -202,14 +194,20 @@ class GpuCopies:
     def _begin(self, begin: Callable[..., Any], copies: Sequence[_Copy]) -> bool:
         """Hand copies over as one transfer; False if the device cannot take it yet."""
         chunks = np.concatenate([copy.command.chunks for copy in copies])
-        ticket = begin(
-            self._addresses(chunks),
-            chunks["num_tokens"].astype(np.int32),
-            chunks["first"].astype(np.int32),
-            chunks["count"].astype(np.int32),
-            self._joined_slots([copy.command.slots for copy in copies]),
-            self._stream,
-        )
+        try:
+            ticket = begin(
+                self._addresses(chunks),
+                chunks["num_tokens"].astype(np.int32),
+                chunks["first"].astype(np.int32),
+                chunks["count"].astype(np.int32),
+                self._joined_slots([copy.command.slots for copy in copies]),
+                self._stream,
+            )
+        except Exception:  # accepted already: their end is heard like any other
+            logger.exception("%d copies could not be begun", len(copies))
+            for copy in copies:
+                self._end(copy, ok=False)
+            return True
         if ticket is None:
             return False
         for copy in copies:

@@ -42,8 +42,6 @@ class Pair:
         self.device_engine = torch.from_numpy(self.engine).cuda()
         self.pinned_chunks = torch.from_numpy(self.chunks).pin_memory()
         self.stream = torch.cuda.Stream()
-        if options.pop("holds_ahead", False):
-            options["forward_stream"] = self.stream.cuda_stream
         self.transfer = _cuda.CudaTransfer(
             self.layout_at(layout, self.device_engine.data_ptr()), **options
         )
@@ -209,10 +207,8 @@ def test_a_layer_can_be_read_once_it_is_held_for(path):
 
 
 @every_path
-def test_a_stream_is_held_for_layers_that_are_not_even_queued(path):
-    layout, slices = whole_engine()
-    pair = Pair(layout, slices, path=path, holds_ahead=True)
-    assert pair.transfer.holds_ahead(pair.stream.cuda_stream)
+def test_a_stream_is_held_while_the_caller_goes_on(path):
+    pair = Pair(*whole_engine(), path=path)
 
     with torch.cuda.stream(pair.stream):
         torch.cuda._sleep(SLEEP_CYCLES)
@@ -261,7 +257,7 @@ def test_slots_may_lie_on_the_device(path, direction):
 def test_a_slot_on_the_device_that_the_engine_has_not_fails_its_transfer_alone():
     layout = LAYOUTS["separate"]
     slices = draw_slices(layout, 15)
-    pair = Pair(layout, slices, path=_cuda.Path.KERNEL, holds_ahead=True)
+    pair = Pair(layout, slices, path=_cuda.Path.KERNEL)
     outside = torch.full((len(slices.slots),), NUM_SLOTS, dtype=torch.int64).cuda()
     *arrays, _ = slices.arguments(pair.pinned_chunks.data_ptr())
     slots = _cuda.DeviceSlots(
@@ -269,11 +265,11 @@ def test_a_slot_on_the_device_that_the_engine_has_not_fails_its_transfer_alone()
     )
 
     failed = pair.transfer.load(*arrays, slots, pair.stream.cuda_stream)
-    pair.transfer.hold_for_layer(failed, NUM_LAYERS - 1, pair.stream.cuda_stream)
+    was_held = pair.transfer.hold_for_layer(failed, 0, pair.stream.cuda_stream)
     pair.stream.synchronize()  # nobody waits for what will not come
     with pytest.raises(ValueError, match="slots: expected 0 to"):
         pair.transfer.wait(failed)
-    assert not pair.transfer.hold_for_layer(failed, 0, pair.stream.cuda_stream)
+    assert not was_held
 
     pair.transfer.wait(pair.submit(_cuda.Direction.LOAD))
     pair.copy_twin(_cuda.Direction.LOAD)

@@ -3,12 +3,9 @@
 #include <stdexcept>
 #include <string>
 #include <utility>
-#include <vector>
 
 namespace radixkv::cuda {
 namespace {
-
-constexpr int kMaxAttempts = 4;
 
 [[noreturn]] void refuse(const std::string& message) { throw std::invalid_argument(message); }
 
@@ -27,20 +24,8 @@ CudaTransfer::CudaTransfer(EngineLayout layout, const CudaOptions& options)
   const DeviceScope scope(options.device);
   for (int width = engine_.vector_bytes(); width >= 1; width /= 2) preload_copy(width);
   if (!options.path) paths_ = PathTable::measure(engine_, lane);
-  make_loads_lane();
+  loads_ = make_lane(Direction::kLoad);
   stores_ = make_lane(Direction::kStore);
-}
-
-// Streams are given to the device's few hardware queues in turn: where the forward stream sits in
-// one with ours, other streams are tried.
-void CudaTransfer::make_loads_lane() {
-  std::vector<std::unique_ptr<Lane>> passed_over;  // kept, so that the next ones sit elsewhere
-  for (int attempt = 0; attempt < kMaxAttempts && !held_ahead_; ++attempt) {
-    if (loads_) passed_over.push_back(std::move(loads_));
-    loads_ = make_lane(Direction::kLoad);
-    if (!options_.forward_stream) return;
-    if (loads_->can_hold_ahead(*options_.forward_stream)) held_ahead_ = options_.forward_stream;
-  }
 }
 
 std::unique_ptr<Lane> CudaTransfer::make_lane(Direction direction) const {
@@ -65,7 +50,7 @@ bool CudaTransfer::hold_for_layer(Ticket ticket, std::int32_t layer, cudaStream_
            std::to_string(layer));
   }
   const DeviceScope scope(options_.device);
-  return loads_->hold_for_layer(ticket.number, layer, stream, holds_ahead(stream));
+  return loads_->hold_for_layer(ticket.number, layer, stream);
 }
 
 std::optional<Ticket> CudaTransfer::submit(Direction direction, const Slices& slices,

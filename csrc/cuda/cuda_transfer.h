@@ -31,9 +31,6 @@ namespace radixkv::cuda {
 struct CudaOptions {
   int device = 0;
   std::optional<Path> path;  // taken wherever it can be; nothing: measure at start and choose
-  // The stream that will be held for layers: what launches on it then need not wait for them. Other
-  // streams may be held too, by waiting.
-  std::optional<cudaStream_t> forward_stream;
   LaneOptions lane;
 };
 
@@ -59,9 +56,8 @@ class CudaTransfer {
   std::optional<Ticket> store(const Slices& slices, cudaStream_t engine_stream);
 
   // What is queued on `stream` from now on begins after this layer of a load has landed. False if
-  // the load failed. Only where holds_ahead(stream) does it return at once.
+  // the load failed. Waits only until the layer is queued.
   bool hold_for_layer(Ticket ticket, std::int32_t layer, cudaStream_t stream);
-  bool holds_ahead(cudaStream_t stream) const { return held_ahead_ && *held_ahead_ == stream; }
   bool is_done(Ticket ticket) { return lane(ticket.direction).is_done(ticket.number); }
   // Blocks the calling thread until the transfer is done.
   void wait(Ticket ticket) { lane(ticket.direction).wait(ticket.number); }
@@ -75,13 +71,11 @@ class CudaTransfer {
   Lane& lane(Direction direction) { return direction == Direction::kLoad ? *loads_ : *stores_; }
   std::optional<Ticket> submit(Direction direction, const Slices& slices, cudaStream_t fence);
   std::unique_ptr<Lane> make_lane(Direction direction) const;
-  void make_loads_lane();
 
   const CudaOptions options_;
   const DeviceEngine engine_;
   PathTable paths_;
   std::unique_ptr<Lane> loads_, stores_;
-  std::optional<cudaStream_t> held_ahead_;
 };
 
 }  // namespace radixkv::cuda

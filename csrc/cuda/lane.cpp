@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <iterator>
 #include <utility>
 
 namespace radixkv::cuda {
@@ -13,7 +12,6 @@ namespace {
 // MiB last 2.4 ms.
 constexpr std::size_t kMaxQueuedParts = 16;
 
-constexpr auto kProbePatience = std::chrono::milliseconds(100);
 constexpr auto kSpinning = std::chrono::microseconds(300);  // about what a chunk takes
 constexpr auto kNap = std::chrono::microseconds(20);
 
@@ -66,59 +64,31 @@ std::optional<std::int64_t> Lane::submit(const Slices& slices, cudaStream_t fenc
   flight.device_slots = slices.device_slots;
   if (slices.device_slots) flight.slots_made.record(slices.device_slots->stream);
   flight.table = *table;
-  flight.failure = nullptr;
   changed_.notify_all();
   return next_++;
 }
 
-bool Lane::can_hold_ahead(cudaStream_t stream) {
-  const DeviceScope scope(engine_.device());
-  RADIXKV_CUDA_CHECK(cudaStreamSynchronize(stream));  // else the gate would not be reached
-  Progress gate;
-  gate.hold(stream, 1);
-  Event ends[3];
-  const cudaStream_t ours[] = {kernel_stream_.get(), copy_stream_.get(), slots_stream_.get()};
-  for (std::size_t i = 0; i < std::size(ours); ++i) {  // what the lane queues: copies and a write
-    const std::size_t num_bytes = sizeof(std::int64_t);
-    RADIXKV_CUDA_CHECK(
-        cudaMemcpyAsync(slabs_[0].data, slots_.get(), num_bytes, cudaMemcpyDefault, ours[i]));
-    RADIXKV_CUDA_CHECK(
-        cudaMemcpyAsync(slots_.get(), slabs_[0].data, num_bytes, cudaMemcpyDefault, ours[i]));
-    progress_.write(ours[i], 0);
-    ends[i].record(ours[i]);
-  }
-  const auto all_reached = [&] {
-    return std::all_of(std::begin(ends), std::end(ends), [](auto& end) { return end.reached(); });
-  };
-  const auto deadline = std::chrono::steady_clock::now() + kProbePatience;
-  bool passed = all_reached();
-  while (!passed && std::chrono::steady_clock::now() < deadline) passed = all_reached();
-  gate.set(1);
-  RADIXKV_CUDA_CHECK(cudaStreamSynchronize(stream));
-  drain();
-  return passed;
-}
-
-bool Lane::hold_for_layer(std::int64_t number, std::int32_t layer, cudaStream_t stream,
-                          bool ahead) {
+bool Lane::hold_for_layer(std::int64_t number, std::int32_t layer, cudaStream_t stream) {
   const std::uint64_t count = count_at(number, layer + 1);
-  if (!ahead) await(count);
-  const std::lock_guard lock(mutex_);
-  const Flight& flight = place(number);
-  if (flight.number == number && flight.failure) return false;
-  if (ahead) progress_.hold(stream, count);
+  {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return queued_count_ >= count; });
+    if (failures_.contains(number)) return false;
+  }
+  progress_.hold(stream, count);  // should it fail now, the count is set all the same
   return true;
 }
 
 bool Lane::is_done(std::int64_t number) {
   const std::lock_guard lock(mutex_);
-  const Flight& flight = place(number);
-  if (flight.number == number && flight.failure) std::rethrow_exception(flight.failure);
+  const auto failure = failures_.find(number);
+  if (failure != failures_.end()) std::rethrow_exception(failure->second);
   return progress_.reached(count_at_end(number));
 }
 
 void Lane::wait(std::int64_t number) {
   await(count_at_end(number));
+  path(number);  // its place is free from then on
   is_done(number);
 }
 
@@ -166,6 +136,12 @@ void Lane::drain() {
 }
 
 void Lane::work() {
+  // For good: to go back to the device before would make a context there.
+  static_cast<void>(cudaSetDevice(engine_.device()));
+  // A graph that another thread captures is none of this thread's business.
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+  static_cast<void>(cudaThreadExchangeStreamCaptureMode(&mode));
+
   std::unique_lock lock(mutex_);
   for (;;) {
     changed_.wait(lock, [&] { return stop_ || queued_ < next_; });
@@ -182,11 +158,20 @@ void Lane::work() {
       batch_.clear();
     }
     lock.lock();
-    flight.failure = failure;
-    if (failure) progress_.set(count_at_end(flight.number));  // whoever holds for it must go on
+    if (failure) {
+      failures_.emplace(flight.number, failure);
+      progress_.set(count_at_end(flight.number));  // whoever holds for it must go on
+    }
+    queued_count_ = count_at_end(flight.number);
     ++queued_;
     changed_.notify_all();
   }
+}
+
+void Lane::publish(std::uint64_t queued_count) {
+  const std::lock_guard lock(mutex_);
+  queued_count_ = queued_count;
+  changed_.notify_all();
 }
 
 }  // namespace radixkv::cuda

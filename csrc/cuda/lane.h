@@ -11,8 +11,8 @@
 // and those of this one.
 //
 // Queueing gigabytes takes the CPU milliseconds. A thread of the lane does it, so that submit()
-// costs the caller microseconds, and so does holding a stream for a layer that is not even queued.
-// Nothing here synchronises the device or allocates on it after construction.
+// costs the caller microseconds; who holds for a layer waits until that layer is queued, not until
+// it is there. Nothing here synchronises the device or allocates on it after construction.
 //
 // Thread safety: any threads.
 #pragma once
@@ -26,6 +26,7 @@
 #include <optional>
 #include <span>
 #include <thread>
+#include <unordered_map>
 #include <vector>
 
 #include "cuda/copy_batch.h"
@@ -65,13 +66,9 @@ class Lane {
   // too much is in flight. REQUIRES: slices are checked and have at most max_tokens.
   std::optional<std::int64_t> submit(const Slices& slices, cudaStream_t fence);
 
-  // Whether `stream` may be held for layers that are not queued yet: whether the lane moves on
-  // while the stream waits. Waits for what is on it. REQUIRES: nothing was submitted yet.
-  bool can_hold_ahead(cudaStream_t stream);
-
   // What is queued on `stream` from now on begins after this layer of a load. False if the load
-  // failed. Unless `ahead`, it is the caller that waits.
-  bool hold_for_layer(std::int64_t number, std::int32_t layer, cudaStream_t stream, bool ahead);
+  // failed.
+  bool hold_for_layer(std::int64_t number, std::int32_t layer, cudaStream_t stream);
   bool is_done(std::int64_t number);
   void wait(std::int64_t number);
   // Waits until the transfer is queued. The path of one whose place was used again is unknown.
@@ -88,7 +85,6 @@ class Lane {
     std::int64_t table = 0;  // position in the ring
     Path path = Path::kKernel;
     std::int32_t group_layers = 1;
-    std::exception_ptr failure;
   };
   struct Slab {
     std::byte* data = nullptr;
@@ -107,6 +103,7 @@ class Lane {
   void retire();
   void drain();  // waits for both streams
   void work();
+  void publish(std::uint64_t queued_count);
   void queue(Flight* flight);
   const std::int64_t* read_slots(Flight* flight);
   std::int32_t group_layers(const CopyParams& params, std::int64_t num_tokens, Path path) const;
@@ -146,6 +143,8 @@ class Lane {
   std::int64_t oldest_ = 0;
   std::int64_t queued_ = 0;
   std::int64_t next_ = 0;
+  std::uint64_t queued_count_ = 0;  // what the progress will reach by what is queued
+  std::unordered_map<std::int64_t, std::exception_ptr> failures_;  // of transfers, for good
   bool stop_ = false;
   std::thread thread_;
 };

@@ -17,7 +17,6 @@ std::int32_t longest_slice(const CopyParams& params) {
 }  // namespace
 
 void Lane::queue(Flight* flight) {
-  const DeviceScope scope(engine_.device());
   CopyParams params = engine_.layout().params();
   flight->arrays.fill(&params);
   if (flight->device_slots) params.slots = read_slots(flight);
@@ -59,7 +58,9 @@ RowGroup Lane::group(const Transfer& transfer, std::int32_t first_layer) const {
 void Lane::end_group(const Transfer& transfer, const RowGroup& rows) {
   const std::int64_t number = transfer.flight.number;
   if (direction_ == Direction::kLoad) {
-    progress_.write(kernel_stream_.get(), count_at(number, rows.end / engine_.num_kv()));
+    const std::uint64_t count = count_at(number, rows.end / engine_.num_kv());
+    progress_.write(kernel_stream_.get(), count);
+    publish(count);
   } else if (rows.end == engine_.num_rows()) {
     if (transfer.flight.path == Path::kKernel) {
       sorted_.record(kernel_stream_.get());

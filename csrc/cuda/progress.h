@@ -3,10 +3,7 @@
 //   lane     … layer 0 | write 33 | layer 1 | write 34 | …
 //   engine   … | hold for 33 | attention of layer 0 | hold for 34 | …
 //
-// Unlike an event's, a hold may be queued before the write: whoever launches a forward never waits
-// until its load is queued. A hold in a hardware queue that the lane's streams share would block
-// the write for good, so the lane finds out first whether a stream can be held ahead
-// (Lane::can_hold_ahead).
+// One word says of all transfers how far they are, and the host reads it without asking the driver.
 //
 // Thread safety: any threads.
 #pragma once
@@ -34,7 +31,9 @@ class Progress {
   }
   // In the order of `stream`.
   void write(cudaStream_t stream, std::uint64_t value);
-  // What is queued on `stream` from now on begins when the count has reached `value`.
+  // What is queued on `stream` from now on begins when the count has reached `value`. REQUIRES: the
+  // write is queued. Where the two share a hardware queue, or the driver waits for all that is
+  // queued (to load a kernel, say), a write that came after its hold would never come.
   void hold(cudaStream_t stream, std::uint64_t value) const;
 
  private:

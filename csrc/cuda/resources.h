@@ -14,15 +14,18 @@ namespace radixkv::cuda {
 // Makes a device current in a scope: streams and launches belong to the thread's current device.
 class DeviceScope {
  public:
-  explicit DeviceScope(int device) {
+  explicit DeviceScope(int device) : device_(device) {
     RADIXKV_CUDA_CHECK(cudaGetDevice(&before_));
     if (before_ != device) RADIXKV_CUDA_CHECK(cudaSetDevice(device));
   }
-  ~DeviceScope() { static_cast<void>(cudaSetDevice(before_)); }
+  ~DeviceScope() {
+    if (before_ != device_) static_cast<void>(cudaSetDevice(before_));
+  }
   DeviceScope(const DeviceScope&) = delete;
   DeviceScope& operator=(const DeviceScope&) = delete;
 
  private:
+  int device_;
   int before_ = 0;
 };
 

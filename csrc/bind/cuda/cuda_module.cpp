@@ -149,20 +149,15 @@ void bind_transfer(py::module_& module) {
   py::class_<CudaTransfer>(module, "CudaTransfer",
                            "Moves KV between pinned chunks and engine memory on one GPU.")
       .def(py::init([](const EngineLayout& layout, int device, std::optional<Path> path,
-                       std::optional<std::uintptr_t> forward_stream, int max_blocks,
-                       std::int64_t slab_bytes, int num_slabs, int max_in_flight,
+                       int max_blocks, std::int64_t slab_bytes, int num_slabs, int max_in_flight,
                        std::int64_t max_tokens) {
-             CudaOptions options{device,
-                                 path,
-                                 std::nullopt,
-                                 {max_blocks, slab_bytes, num_slabs, max_in_flight, max_tokens}};
-             if (forward_stream) options.forward_stream = stream_of(*forward_stream);
+             const CudaOptions options{
+                 device, path, {max_blocks, slab_bytes, num_slabs, max_in_flight, max_tokens}};
              return std::make_unique<CudaTransfer>(layout, options);
            }),
-           "layout"_a, py::kw_only(), "device"_a = 0, "path"_a = py::none(),
-           "forward_stream"_a = py::none(), "max_blocks"_a = 4, "slab_bytes"_a = 8 << 20,
-           "num_slabs"_a = 4, "max_in_flight"_a = 32, "max_tokens"_a = 262144,
-           py::call_guard<py::gil_scoped_release>())
+           "layout"_a, py::kw_only(), "device"_a = 0, "path"_a = py::none(), "max_blocks"_a = 4,
+           "slab_bytes"_a = 8 << 20, "num_slabs"_a = 4, "max_in_flight"_a = 32,
+           "max_tokens"_a = 262144, py::call_guard<py::gil_scoped_release>())
       .def("load", &submit<Direction::kLoad>, "chunks"_a.noconvert(),
            "chunk_num_tokens"_a.noconvert(), "first"_a.noconvert(), "count"_a.noconvert(),
            "slots"_a.noconvert(), "engine_stream"_a)
@@ -175,12 +170,6 @@ void bind_transfer(py::module_& module) {
             return transfer.hold_for_layer(ticket, layer, stream_of(stream));
           },
           "ticket"_a, "layer"_a, "stream"_a, py::call_guard<py::gil_scoped_release>())
-      .def(
-          "holds_ahead",
-          [](const CudaTransfer& transfer, std::uintptr_t stream) {
-            return transfer.holds_ahead(stream_of(stream));
-          },
-          "stream"_a)
       .def("is_done", &CudaTransfer::is_done, "ticket"_a)
       .def("path", &CudaTransfer::path, "ticket"_a, py::call_guard<py::gil_scoped_release>())
       .def("wait", &CudaTransfer::wait, "ticket"_a, py::call_guard<py::gil_scoped_release>())
