@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -157,8 +158,12 @@ def run(model_name: str, trace: Path | None, max_requests: int) -> bool:
     report.show_comparison(workload.titles, alone, cached, "Without and with radixkv")
     report.show_comparison(workload.titles[again], alone[again], restarted, "After the restart")
     shutil.rmtree(setup.disk_folder, ignore_errors=True)
-    pairs = zip([*alone, *alone[again]], [*cached, *restarted], strict=True)
-    return all(a.ids == b.ids for a, b in pairs)
+    differ = report.show_differences(
+        [*workload.titles, *workload.titles[again]],
+        [*alone, *alone[again]],
+        [*cached, *restarted],
+    )
+    return not differ
 
 
 def count(text: str) -> int:
@@ -179,6 +184,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     started = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that servers end with the demo
     try:
         same = run(arguments.model, arguments.trace, arguments.requests)
     except DemoError as error:

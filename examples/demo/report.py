@@ -78,6 +78,26 @@ def show_comparison(
     )
 
 
+def show_differences(
+    titles: Sequence[str], alone: Sequence[Answer], cached: Sequence[Answer]
+) -> bool:
+    """Says where answers part, token by token; true if there are any that do."""
+    differ = False
+    for title, a, b in zip(titles, alone, cached, strict=True):
+        if a.ids == b.ids:
+            continue
+        differ = True
+        shared = 0
+        while shared < min(len(a.ids), len(b.ids)) and a.ids[shared] == b.ids[shared]:
+            shared += 1
+        console.print(
+            f"{title}: {shared} tokens are the same, then come {a.ids[shared:]} without "
+            f"radixkv and {b.ids[shared:]} with it",
+            markup=False,
+        )
+    return differ
+
+
 def turn_width() -> int:
     """What the columns of numbers leave of the terminal for the first one."""
     return min(max(console.width - 66, 12), 60)
