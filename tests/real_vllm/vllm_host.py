@@ -180,6 +180,11 @@ class Host:
             }
         return found
 
+    def resident_bytes(self) -> int:
+        """Memory that this process occupies."""
+        with open("/proc/self/statm") as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
     def metrics(self) -> dict[str, float]:
         """vLLM's own metrics by name and labels other than the engine's."""
         found = {}
