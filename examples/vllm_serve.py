@@ -55,7 +55,8 @@ def serving(
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+    # -P: what is installed is served, not what lies in the current folder.
+    command = [python, "-P", "-m", "vllm.entrypoints.openai.api_server", "--model", model]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     command += ["--kv-transfer-config", json.dumps(transfer), *flags]
     with contextlib.ExitStack() as stack:
