@@ -101,7 +101,7 @@ class Lane {
   std::uint64_t count_at_end(std::int64_t number) const;
   void await(std::uint64_t count);
   void retire();
-  void drain();  // waits for both streams
+  void drain();  // waits for all streams
   void work();
   void publish(std::uint64_t queued_count);
   void queue(Flight* flight);

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from prompts import Workload
-from sglang_harness import ServerConfig, write_radixkv_config
-from sglang_models import KV_BYTES_PER_TOKEN
-from workload_run import Run, check_nothing_is_held, check_outputs, check_sums, run_workload
+from workload_run import (
+    Run,
+    check_nothing_is_held,
+    check_outputs,
+    check_sums,
+    run_workload,
+    starved_server,
+)
 
 LEGS = [pytest.param("mha", 1, True), pytest.param("mla", 16, False)]
 EVERY = 5  # so many forward passes, one request is taken back
@@ -29,16 +35,9 @@ def run(
     """A third of the workload; memory is too small for it, the device smaller still."""
     folder = tmp_path_factory.mktemp("retraction")
     workload = workload_for(attention)
-    num_tokens = workload.num_distinct_tokens
-    memory_bytes = num_tokens // 8 * KV_BYTES_PER_TOKEN[attention]
-    config = ServerConfig(
-        model=models[attention],
-        log=folder / "server.log",
-        cache="radixkv",
-        radixkv_config=write_radixkv_config(folder, memory_bytes=memory_bytes),
-        page_size=page_size,
-        overlap=overlap,
-        device_tokens=num_tokens // 10 // page_size * page_size,
+    config = starved_server(folder, models, workload, attention, page_size, overlap, memory_share=8)
+    config = dataclasses.replace(
+        config,
         environment={"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": str(EVERY)},
     )
     return run_workload(config, list(workload.batches())[::3])

@@ -11,9 +11,14 @@ from pathlib import Path
 
 import pytest
 from prompts import Workload
-from sglang_harness import ServerConfig, write_radixkv_config
-from sglang_models import KV_BYTES_PER_TOKEN
-from workload_run import Run, check_nothing_is_held, check_outputs, check_sums, run_workload
+from workload_run import (
+    Run,
+    check_nothing_is_held,
+    check_outputs,
+    check_sums,
+    run_workload,
+    starved_server,
+)
 
 # Attention, page size, overlap schedule: each value at least once, all pairs in the soak.
 LEGS = [
@@ -42,17 +47,7 @@ def run(
 ) -> Run:
     folder = tmp_path_factory.mktemp("reuse")
     workload = workload_for(attention)
-    num_tokens = workload.num_distinct_tokens
-    memory_bytes = num_tokens // 3 * KV_BYTES_PER_TOKEN[attention]
-    config = ServerConfig(
-        model=models[attention],
-        log=folder / "server.log",
-        cache="radixkv",
-        radixkv_config=write_radixkv_config(folder, memory_bytes=memory_bytes),
-        page_size=page_size,
-        overlap=overlap,
-        device_tokens=num_tokens // 10 // page_size * page_size,
-    )
+    config = starved_server(folder, models, workload, attention, page_size, overlap, memory_share=3)
     return run_workload(config, workload.batches())
 
 

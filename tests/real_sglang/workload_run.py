@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from prompts import MAX_NEW_TOKENS, Prompt
-from sglang_harness import Generation, ServerConfig, SGLangServer
+from prompts import MAX_NEW_TOKENS, Prompt, Workload
+from sglang_harness import Generation, ServerConfig, SGLangServer, write_radixkv_config
+from sglang_models import KV_BYTES_PER_TOKEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,30 @@ class Run:
         """radixkv's own, at the end."""
         counters: dict[str, int] = self.batches[-1].state["radixkv"]["counters"]
         return counters
+
+
+def starved_server(
+    folder: Path,
+    models: Mapping[str, Path],
+    workload: Workload,
+    attention: str,
+    page_size: int,
+    overlap: bool,
+    *,
+    memory_share: int,
+) -> ServerConfig:
+    """radixkv where the device holds a tenth of a workload, memory one part in `memory_share`."""
+    num_tokens = workload.num_distinct_tokens
+    memory_bytes = num_tokens // memory_share * KV_BYTES_PER_TOKEN[attention]
+    return ServerConfig(
+        model=models[attention],
+        log=folder / "server.log",
+        cache="radixkv",
+        radixkv_config=write_radixkv_config(folder, memory_bytes=memory_bytes),
+        page_size=page_size,
+        overlap=overlap,
+        device_tokens=num_tokens // 10 // page_size * page_size,
+    )
 
 
 def run_workload(config: ServerConfig, batches: Iterable[list[Prompt]]) -> Run:
