@@ -27,7 +27,7 @@ FLOORS = (
     {"_native"},
     {"index", "tiers", "transfer", "gpu"},
     {"planner", "executor", "restore"},
-    {"cache"},
+    {"cache", "replay"},
     {"cli"},
 )
 CPP_FLOORS = (
