@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Makes the pinned environments in which real engines run on a machine without a GPU.
 
-    python3 tests/engines/setup.py sglang-0.5.18
+    python3 tests/engines/setup.py sglang-0.5.23
 
-creates `.venvs/sglang-0.5.18` from `tests/engines/sglang-0.5.18.txt`, and installs radixkv and, for
+creates `.venvs/sglang-0.5.23` from `tests/engines/sglang-0.5.23.txt`, and installs radixkv and, for
 SGLang, the CPU stand-ins (`tests/sglang_cpu`) into it from this checkout. Run it again at any time:
 what is up to date is left alone (under a second), a changed list makes the environment anew, a
 changed source file builds and installs this repository's wheels again (CMake rebuilds only what
