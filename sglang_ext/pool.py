@@ -6,9 +6,18 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from radixkv import EngineMemory, KVLayout, UnsupportedError, describe_arrays
+from radixkv import (
+    DeviceSlots,
+    EngineMemory,
+    EngineSlots,
+    KVLayout,
+    UnsupportedError,
+    describe_arrays,
+)
 
 
 def describe_pool(pool: Any, tp_worker: Any) -> tuple[KVLayout, EngineMemory]:
@@ -40,3 +49,13 @@ def stream_reader(pool: Any) -> Callable[[], int]:
     if torch.device(pool.device).type != "cuda":
         return lambda: 0
     return lambda: int(torch.cuda.current_stream().cuda_stream)
+
+
+def engine_slots(slots: torch.Tensor) -> EngineSlots:
+    """Slots as a command takes them. Those on a GPU stay there: to read them is to wait for it."""
+    slots = slots.to(dtype=torch.int64).contiguous()
+    if slots.is_cuda:
+        stream = torch.cuda.current_stream(slots.device).cuda_stream
+        return DeviceSlots(slots.data_ptr(), len(slots), stream, owner=slots)
+    array: NDArray[np.int64] = slots.numpy()
+    return array

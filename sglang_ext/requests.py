@@ -60,9 +60,17 @@ def is_served(req: Any, key: Any) -> bool:
     )
 
 
+def tree_name(source: Any) -> tuple[Any, Any]:
+    """The extra key (LoRA is part of it) and the cache salt of one of SGLang's keys or requests.
+
+    Where they differ nothing is shared, on the device or below it.
+    """
+    return source.extra_key, getattr(source, "cache_salt", None) or None
+
+
 def request_namespace(base: Namespace, key: Any) -> Namespace:
-    """The engine's namespace with the request's extra key (LoRA is part of it) and cache salt."""
-    extra = (key.extra_key, getattr(key, "cache_salt", None))
+    """The engine's namespace with what a request adds to it."""
+    extra = tree_name(key)
     return dataclasses.replace(base, request_key="" if extra == (None, None) else json.dumps(extra))
 
 
