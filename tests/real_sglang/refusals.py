@@ -1,7 +1,7 @@
 """Runs inside an engine's environment: tries what radixkv refuses, and prints what was said.
 
-Reads a list of command lines from stdin. Writes two JSON objects: what each command line was
-answered with, and each kind of model or memory pool.
+Reads a list of command lines from stdin. Writes one JSON object: what each command line was
+answered with, each kind of model or memory pool, and each release.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def build_context(pool_type: type, **changes: Any) -> Any:
 
 def main() -> None:
     load_plugins()
-    from sglang_ext.support import check_model
+    from sglang_ext.support import check_model, check_release
 
     arguments = {line: said(resolve, line) for line in json.load(sys.stdin)}
     graph = SimpleNamespace(prefill=SimpleNamespace(backend="full"))
@@ -61,7 +61,8 @@ def main() -> None:
         "MLATokenToKVPool": build_context(memory_pool.MLATokenToKVPool),
     }
     models = {name: said(check_model, context) for name, context in contexts.items()}
-    print(json.dumps({"arguments": arguments, "models": models}))
+    releases = {name: said(check_release, name) for name in ("0.5.14", "0.5.24", "0.6.0")}
+    print(json.dumps({"arguments": arguments, "models": models, "releases": releases}))
 
 
 if __name__ == "__main__":

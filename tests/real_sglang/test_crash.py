@@ -24,8 +24,17 @@ TAIL_SLACK = 4
 NEVER_CACHED = TAIL_SLACK + 1
 
 
-@pytest.mark.parametrize("num_kills", [2, pytest.param(20, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    ("version", "num_kills"),
+    [
+        ("0.5.23", 2),
+        pytest.param("0.5.18", 20, marks=pytest.mark.soak),
+        pytest.param("0.5.21", 2, marks=pytest.mark.soak),
+        pytest.param("0.5.23", 20, marks=pytest.mark.soak),
+    ],
+)
 def test_a_killed_server_comes_back_with_what_was_on_disk(
+    version: str,
     num_kills: int,
     models: dict[str, Path],
     workload_for: Callable[[str], Workload],
@@ -34,6 +43,7 @@ def test_a_killed_server_comes_back_with_what_was_on_disk(
     rng = random.Random(num_kills)
     batches = list(workload_for("mha").batches())
     config = ServerConfig(
+        engine=f"sglang-{version}",
         model=models["mha"],
         log=tmp_path / "server.log",
         cache="radixkv",

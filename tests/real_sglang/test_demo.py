@@ -15,7 +15,7 @@ pytestmark = pytest.mark.soak
 
 def run_demo(*arguments: str | Path) -> str:
     done = subprocess.run(
-        [engine_python("sglang-0.5.18"), "-m", "examples.demo", "--model", "random", *arguments],
+        [engine_python("sglang-0.5.23"), "-m", "examples.demo", "--model", "random", *arguments],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

@@ -15,11 +15,21 @@ SHARED_TOKENS = 400
 LONG_TOKENS = 700  # three chunks of prefill
 
 SERVERS = [
-    pytest.param("0.5.18", False, 1),
-    pytest.param("0.5.18", True, 1),
-    pytest.param("0.5.18", True, 2),
-    pytest.param("0.5.15", True, 1, marks=pytest.mark.soak),
-    pytest.param("0.5.20", True, 1, marks=pytest.mark.soak),
+    ("0.5.18", True, 1),
+    ("0.5.23", True, 1),
+    ("0.5.23", True, 2),
+    *(
+        pytest.param(*server, marks=pytest.mark.soak)
+        for server in (
+            ("0.5.15", True, 1),
+            ("0.5.18", False, 1),
+            ("0.5.18", True, 2),
+            ("0.5.20", True, 1),
+            ("0.5.21", True, 1),
+            ("0.5.22", True, 1),
+            ("0.5.23", False, 1),
+        )
+    ),
 ]
 pytestmark = pytest.mark.parametrize(("version", "overlap", "num_ranks"), SERVERS, scope="module")
 

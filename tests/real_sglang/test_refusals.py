@@ -21,11 +21,22 @@ FLAGS = [
     "--dp-size 2",
     "--disaggregation-mode prefill",
     "--enable-streaming-session",
+    "--enable-session-radix-cache",
+    "--enable-unified-cache-external-linker",
+    "--enable-unified-memory",
+    "--hicache-host-memory-mode buffer_only",
+    "--enable-kv-cache-sharding",
+    "--dllm-algorithm LowConfidence",
+    "--dcp-size 2",
+    "--attn-cp-size 2",
 ]
 VERSIONS = [
     "0.5.18",
-    pytest.param("0.5.15", marks=pytest.mark.soak),
-    pytest.param("0.5.20", marks=pytest.mark.soak),
+    "0.5.23",
+    *(
+        pytest.param(version, marks=pytest.mark.soak)
+        for version in ("0.5.15", "0.5.20", "0.5.21", "0.5.22")
+    ),
 ]
 pytestmark = pytest.mark.parametrize("version", VERSIONS, scope="module")
 
@@ -47,7 +58,7 @@ def said(version: str, models: dict[str, Path]) -> dict[str, Any]:
     by_flag = {
         line.removeprefix(common).strip(): text for line, text in answers["arguments"].items()
     }
-    return {"flags": by_flag, "models": answers["models"]}
+    return {"flags": by_flag} | {key: answers[key] for key in ("models", "releases")}
 
 
 def test_the_flag_alone_is_accepted(said: dict[str, Any]) -> None:
@@ -83,3 +94,9 @@ def test_a_model_that_is_not_served_is_named(said: dict[str, Any], model: str, w
 @pytest.mark.parametrize("pool", ["MHATokenToKVPool", "MLATokenToKVPool"])
 def test_plain_attention_is_served(said: dict[str, Any], pool: str) -> None:
     assert said["models"][pool] == "accepted"
+
+
+@pytest.mark.parametrize("release", ["0.5.14", "0.5.24", "0.6.0"])
+def test_a_release_out_of_range_is_told_the_range(said: dict[str, Any], release: str) -> None:
+    assert said["releases"][release].startswith(f"UnsupportedError: radixkv: SGLang {release} ")
+    assert "only 0.5.15 to 0.5.23" in said["releases"][release]

@@ -17,14 +17,26 @@ from workload_run import (
     starved_server,
 )
 
-LEGS = [pytest.param("mha", 1, True), pytest.param("mla", 16, False)]
+LEGS = [
+    ("0.5.23", "mha", 1, True),
+    ("0.5.18", "mla", 16, False),
+    *(
+        pytest.param(version, *leg, marks=pytest.mark.soak)
+        for version in ("0.5.18", "0.5.21", "0.5.22", "0.5.23")
+        for leg in (("mha", 1, True), ("mla", 16, False))
+        if (version, leg[0]) not in [("0.5.18", "mla"), ("0.5.23", "mha")]
+    ),
+]
 EVERY = 5  # so many forward passes, one request is taken back
 
-pytestmark = pytest.mark.parametrize(("attention", "page_size", "overlap"), LEGS, scope="module")
+pytestmark = pytest.mark.parametrize(
+    ("version", "attention", "page_size", "overlap"), LEGS, scope="module"
+)
 
 
 @pytest.fixture(scope="module")
 def run(
+    version: str,
     attention: str,
     page_size: int,
     overlap: bool,
@@ -38,6 +50,7 @@ def run(
     config = starved_server(folder, models, workload, attention, page_size, overlap, memory_share=8)
     config = dataclasses.replace(
         config,
+        engine=f"sglang-{version}",
         environment={"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": str(EVERY)},
     )
     return run_workload(config, list(workload.batches())[::3])

@@ -6,6 +6,7 @@ questions comes from everywhere: device, memory, disk and the model itself.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,24 +21,32 @@ from workload_run import (
     starved_server,
 )
 
-# Attention, page size, overlap schedule: each value at least once, all pairs in the soak.
+# Version, attention, page size, overlap schedule: each value at least once for each of SGLang's
+# cache APIs, all pairs in the soak.
 LEGS = [
-    pytest.param("mha", 1, False),
-    pytest.param("mla", 16, True),
-    *(
-        pytest.param(attention, page_size, overlap, marks=pytest.mark.soak)
-        for attention in ("mha", "mla")
-        for page_size in (1, 16)
-        for overlap in (False, True)
-        if (attention, page_size, overlap) not in [("mha", 1, False), ("mla", 16, True)]
-    ),
+    ("0.5.18", "mla", 16, True),
+    ("0.5.23", "mha", 1, True),
+    ("0.5.23", "mla", 16, False),
+]
+SOAK_LEGS = [
+    (version, attention, page_size, overlap)
+    for version in ("0.5.18", "0.5.21", "0.5.22", "0.5.23")
+    for attention in ("mha", "mla")
+    for page_size in (1, 16)
+    for overlap in (False, True)
+    if (version, attention, page_size, overlap) not in LEGS
 ]
 
-pytestmark = pytest.mark.parametrize(("attention", "page_size", "overlap"), LEGS, scope="module")
+pytestmark = pytest.mark.parametrize(
+    ("version", "attention", "page_size", "overlap"),
+    [*LEGS, *(pytest.param(*leg, marks=pytest.mark.soak) for leg in SOAK_LEGS)],
+    scope="module",
+)
 
 
 @pytest.fixture(scope="module")
 def run(
+    version: str,
     attention: str,
     page_size: int,
     overlap: bool,
@@ -48,6 +57,7 @@ def run(
     folder = tmp_path_factory.mktemp("reuse")
     workload = workload_for(attention)
     config = starved_server(folder, models, workload, attention, page_size, overlap, memory_share=3)
+    config = dataclasses.replace(config, engine=f"sglang-{version}")
     return run_workload(config, workload.batches())
 
 

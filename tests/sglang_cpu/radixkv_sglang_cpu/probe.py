@@ -10,7 +10,9 @@ What radixkv itself knows is added by `inside_radixkv.py`, where the tree cache 
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from . import inside_radixkv
@@ -21,9 +23,13 @@ CACHE_CALLS = (
     "cache_unfinished_req",
     "check_hicache_events",
     "check_prefetch_progress",
+    "checkpoint",
     "evict",
     "init_load_back",
+    "insert_req",
     "match_prefix",
+    "on_release",
+    "pop_prefetch_loaded_span",
     "pop_prefetch_loaded_tokens",
     "prefetch_from_storage",
     "ready_to_load_host_cache",
@@ -65,6 +71,12 @@ def watch_cache(_result: None, scheduler: Any, *_: Any, **__: Any) -> None:
             setattr(cache, name, counted(name, getattr(cache, name)))
 
 
+def resident_bytes() -> int:
+    """Memory of this process that is in RAM."""
+    num_pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return num_pages * os.sysconf("SC_PAGE_SIZE")
+
+
 def look_inside(scheduler: Any) -> dict[str, Any]:
     """This rank's state; starts the counts anew."""
     import torch.distributed
@@ -78,6 +90,7 @@ def look_inside(scheduler: Any) -> dict[str, Any]:
         "overlap": scheduler.enable_overlap,
         "page_size": scheduler.page_size,
         "idle": scheduler.is_fully_idle(),
+        "resident_bytes": resident_bytes(),
         "total_slots": scheduler.max_total_num_tokens,
         "available_slots": scheduler.token_to_kv_pool_allocator.available_size(),
         "evictable_slots": cache.evictable_size(),
