@@ -108,6 +108,8 @@ class GpuCopies:
         self._waiting: dict[type, deque[_Copy]] = {Store: deque(), Load: deque()}
         self._running: dict[int, _Copy] = {}
         self._failed_loads: dict[int, None] = {}  # the last ones, oldest first
+        self._last_hold: tuple[Any, int, int] | None = None
+        self._holds = False
 
     def submit(self, command: Store | Load) -> None:
         """Queue a copy. Arguments are checked here; what the device cannot take yet waits."""
@@ -150,7 +152,11 @@ class GpuCopies:
         copy = self._running.get(command_id)
         if copy is None:
             return command_id not in self._failed_loads
-        return bool(self._transfer.hold_for_layer(copy.ticket, layer, stream))
+        hold = (copy.ticket, layer, stream)
+        if hold != self._last_hold:  # loads that move as one are held for once
+            self._holds = bool(self._transfer.hold_for_layer(*hold))
+            self._last_hold = hold
+        return self._holds
 
     @property
     def is_idle(self) -> bool:

@@ -2,7 +2,8 @@
 
 SGLang hands a batch an index when the batch is made, names it again before the forward, and calls
 `wait_until` each time a layer's KV is read. The index stands for all loads that were under way when
-the batch was made: it may read the slots of any of them.
+the batch was made: it may read the slots of any of them. When it has come to the last layer, what
+runs after it on the same stream finds them loaded.
 """
 
 from __future__ import annotations
@@ -21,11 +22,16 @@ class LayerWaits:
     Args:
         on_failure: Called for a load whose layer will not come, once a layer.
         current_stream: Gives the stream that computes, as an integer; 0 where there is none.
+        num_layers: Of the model.
     """
 
     def __init__(
-        self, on_failure: Callable[[Ticket], None], current_stream: Callable[[], int]
+        self,
+        on_failure: Callable[[Ticket], None],
+        current_stream: Callable[[], int],
+        num_layers: int,
     ) -> None:
+        self._last_layer = num_layers - 1
         self._on_failure = on_failure
         self._current_stream = current_stream
         self._batches: dict[int, list[Ticket]] = {}
@@ -39,7 +45,7 @@ class LayerWaits:
             return NO_LOADS
         index = self._next_index
         self._next_index += 1
-        self._batches[index] = loads
+        self._batches[index] = list(loads)
         if len(self._batches) > _KEPT_BATCHES:
             del self._batches[next(iter(self._batches))]
         return index
@@ -58,6 +64,8 @@ class LayerWaits:
             if not ticket.wait_layer(layer, stream=stream):
                 self._on_failure(ticket)
         self._layer_done = layer
+        if layer == self._last_layer:
+            self._current.clear()  # the batch decodes under this index too
 
     def reset(self) -> None:
         """Forget all batches; no load is under way."""

@@ -91,7 +91,8 @@ class OutsideDevice(HiCacheSurface):
         self._weights_era = 0
         self._weights_nonce = draw_nonce(group)
         self._holds_old_weights = False
-        self._layers = LayerWaits(self._layer_failed, stream_reader(pool))
+        num_layers = self._kv.layout.num_layers
+        self._layers = LayerWaits(self._layer_failed, stream_reader(pool), num_layers)
         self._is_single_rank = group.size == 1
         pool.register_layer_transfer_counter(self._layers)
         ctx.tp_worker.register_hicache_layer_transfer_counter(self._layers)
