@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from harness import progress
 
 PAGE = 64
 MEMORY_GIB = 32
+MAX_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,27 @@ class Shape:
         }
 
 
-LLAMA_8B = Shape()
+@dataclass(frozen=True)
+class Setup:
+    """How an engine is started.
+
+    Attributes:
+        device_tokens: What the GPU keeps.
+        has_disk: Whether radixkv has a disk tier; the peer has none.
+        has_graphs: Whether decode steps run as CUDA graphs, or are launched kernel by kernel.
+    """
+
+    device_tokens: int
+    has_disk: bool = True
+    has_graphs: bool = False
+    shape: Shape = field(default_factory=Shape)
+
+
 CONFIG = """
 memory: {{size: {memory}GiB}}
-disk: {{path: {disk}, size: 40GiB}}
 prefetch: {{deadline: 60s}}
 """
+DISK = "disk: {{path: {disk}, size: 40GiB}}\n"
 CACHES: dict[str, dict[str, Any]] = {
     "radixkv": {"radix_cache_backend": "radixkv"},
     "hicache": {
@@ -85,14 +101,16 @@ CACHES: dict[str, dict[str, Any]] = {
 Times = dict[str, list[float]]
 
 
-def start(cache: str, folder: Path, device_tokens: int, shape: Shape, is_made_up: bool) -> Any:
-    """An engine whose device keeps so many tokens; `folder` takes its model and disk."""
+def start(cache: str, folder: Path, setup: Setup, is_made_up: bool) -> Any:
+    """An engine; `folder` takes its model and disk."""
     import sglang
 
-    (folder / "config.json").write_text(json.dumps(shape.config()))
+    (folder / "config.json").write_text(json.dumps(setup.shape.config()))
     config = folder / "radixkv.yaml"
-    config.write_text(CONFIG.format(memory=MEMORY_GIB, disk=folder / "disk"))
+    text = CONFIG + DISK if setup.has_disk else CONFIG
+    config.write_text(text.format(memory=MEMORY_GIB, disk=folder / "disk"))
     os.environ["RADIXKV_CONFIG"] = str(config)
+    graphs = {"disable_prefill_cuda_graph": True, "cuda_graph_max_bs_decode": MAX_BATCH}
     return sglang.Engine(
         model_path=str(folder),
         load_format="dummy" if is_made_up else "auto",
@@ -100,14 +118,14 @@ def start(cache: str, folder: Path, device_tokens: int, shape: Shape, is_made_up
         attention_backend="triton",
         sampling_backend="pytorch",
         grammar_backend="none",
-        disable_cuda_graph=True,
         dtype="bfloat16",
         context_length=131072,
         page_size=PAGE,
         chunked_prefill_size=16384,
-        max_total_tokens=device_tokens,
+        max_total_tokens=setup.device_tokens,
         mem_fraction_static=0.5,
         log_level="warning",
+        **(graphs if setup.has_graphs else {"disable_cuda_graph": True}),
         **CACHES[cache],
     )
 
@@ -123,9 +141,8 @@ def measure(cache: str) -> Times:
 
 def run_alone(
     cache: str,
-    device_tokens: int,
+    setup: Setup,
     run: Callable[[Any], Times],
-    shape: Shape = LLAMA_8B,
     write_weights: Callable[[Path], None] | None = None,
 ) -> None:
     """The other side of `measure`: starts the engine, runs, and prints the values.
@@ -136,7 +153,7 @@ def run_alone(
     try:
         if write_weights is not None:
             write_weights(folder)
-        engine = start(cache, folder, device_tokens, shape, write_weights is None)
+        engine = start(cache, folder, setup, write_weights is None)
         values = run(engine)
         engine.shutdown()
     finally:

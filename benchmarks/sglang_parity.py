@@ -5,7 +5,9 @@
 A model of a Llama-3.2-1B shape with set weights answers 16 prompts: computed, found on the device,
 and found in memory. A row is the mean difference of a kind's log-probabilities from the computed
 ones, over the five likeliest tokens. The device hits differ too: other batch shapes round
-otherwise. The control loads every token's KV into its neighbour's slot, and must not pass.
+otherwise. The control loads into slots half the device away, so that prompts read what lay in
+theirs before, and must not pass. (Exchanging slots within a prompt would not show: attention adds
+up keys and values in any order.)
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import Any
 
 import torch
 from harness import emit, progress
-from sglang_engine import PAGE, Shape, Times, measure, run_alone
+from sglang_engine import PAGE, Setup, Shape, Times, measure, run_alone
 
 SHAPE = Shape(hidden=2048, inner=8192, num_layers=16, head_dim=64)
 NUM_PROMPTS = 16
@@ -30,7 +32,7 @@ NUM_TOP = 5
 NUM_ASKED = 50  # among which those five are looked for
 MISSED = 5.0  # the difference of a token that is not among them
 ALLOWED = 1.25  # times the device hits' difference
-SHUFFLES = "RADIXKV_BENCH_SHUFFLES"
+MISPLACES = "RADIXKV_BENCH_MISPLACES"
 LogProbs = dict[int, float]
 
 
@@ -72,22 +74,22 @@ def write_weights(folder: Path) -> None:
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
-def shuffle_loads() -> None:
-    """Makes the cache of this process load each token's KV into the slot of the one before."""
+def misplace_loads() -> None:
+    """Makes the cache of this process load into slots half the device away."""
     from radixkv import KVCache
     from sglang_ext import radix_cache
 
     load = KVCache.load
 
-    def shuffled(cache: KVCache, handle: Any, slots: Any, first_token: int = 0) -> Any:
-        rolled = radix_cache._engine_slots(torch.roll(slots.owner, 1))
-        return load(cache, handle, rolled, first_token)
+    def misplaced(cache: KVCache, handle: Any, slots: Any, first_token: int = 0) -> Any:
+        others = (slots.owner + DEVICE_TOKENS // 2) % DEVICE_TOKENS
+        return load(cache, handle, radix_cache._engine_slots(others), first_token)
 
-    KVCache.load = shuffled  # type: ignore[method-assign]
+    KVCache.load = misplaced  # type: ignore[method-assign]
 
 
-if os.environ.get(SHUFFLES) and __name__ == "__mp_main__":  # SGLang's scheduler, started by spawn
-    shuffle_loads()
+if os.environ.get(MISPLACES) and __name__ == "__mp_main__":  # SGLang's scheduler, started by spawn
+    misplace_loads()
 
 
 class Bench:
@@ -142,10 +144,11 @@ def main() -> None:
     parser.add_argument("--only", help=argparse.SUPPRESS)
     only = parser.parse_args().only
     if only:
-        run_alone(only, DEVICE_TOKENS, lambda engine: Bench(engine).run(), SHAPE, write_weights)
+        setup = Setup(DEVICE_TOKENS, has_disk=False, shape=SHAPE)
+        run_alone(only, setup, lambda engine: Bench(engine).run(), write_weights)
         return
     right = measure("radixkv")
-    os.environ[SHUFFLES] = "1"
+    os.environ[MISPLACES] = "1"
     control = statistics.fmean(measure("radixkv")["host"])
     device, host = (statistics.fmean(right[kind]) for kind in ("device", "host"))
     for kind in ("device", "host"):

@@ -18,7 +18,7 @@ import time
 from typing import Any
 
 from harness import emit, progress
-from sglang_engine import CACHES, PAGE, Times, measure, run_alone
+from sglang_engine import CACHES, PAGE, Setup, Times, measure, run_alone
 
 LENGTHS = (8192, 32768, 65536, 100_000)
 ROUNDS = 7
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--only", choices=CACHES, help=argparse.SUPPRESS)
     only = parser.parse_args().only
     if only:
-        run_alone(only, DEVICE_TOKENS, lambda engine: Bench(engine).run(only == "radixkv"))
+        run_alone(only, Setup(DEVICE_TOKENS), lambda engine: Bench(engine).run(only == "radixkv"))
         return
     ours, theirs = measure("radixkv"), measure("hicache")
     for name, values in ours.items():
