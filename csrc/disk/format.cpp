@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "disk/checksum.h"
+#include "core/checksum.h"
 
 namespace radixkv {
 namespace {

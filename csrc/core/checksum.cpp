@@ -1,4 +1,4 @@
-#include "disk/checksum.h"
+#include "core/checksum.h"
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
