@@ -14,6 +14,7 @@ from radixkv.commands import (
     Store,
 )
 from radixkv.config import CacheConfig
+from radixkv.counters import PlannerCounters
 from radixkv.errors import (
     ConfigError,
     HandleClosedError,
@@ -28,7 +29,8 @@ from radixkv.group import RankGroup
 from radixkv.index import Match, PrefixHandle, RadixIndex
 from radixkv.layout import EngineMemory, KVLayout, describe_arrays
 from radixkv.namespace import Namespace, find_model, model_identity
-from radixkv.planner import Planner, PlannerCounters, Prefetch, SlotSource
+from radixkv.planner import Planner, SlotSource
+from radixkv.prefetch import Prefetch
 from radixkv.restore import inspect_ranks
 from radixkv.ticks import RateMeter, Rates, TickRecord, TickRow
 

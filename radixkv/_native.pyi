@@ -18,6 +18,7 @@ __all__: list[str] = [
     "Match",
     "PrefixHandle",
     "RadixIndex",
+    "RedisEndpoint",
     "TierStats",
     "disk_units_that_fit",
 ]
@@ -207,6 +208,16 @@ class RadixIndex:
         """
         Finds or makes the tree of a namespace and returns its number.
         """
+    def parent_key(self, chunks: typing.Any) -> bytes:
+        """
+        The content key of the chunk before the first of these.
+        """
+    def prefix_key(
+        self, handle: PrefixHandle, namespace: typing.SupportsInt | typing.SupportsIndex = 0
+    ) -> bytes:
+        """
+        The content key of the last chunk that the handle covers whole.
+        """
     def release_uses(self, slices: typing.Any) -> None:
         """
         Ends the uses that `use` began.
@@ -232,6 +243,10 @@ class RadixIndex:
     ) -> tuple[numpy.ndarray, int]:
         """
         Takes memory for chunks of the handle that are on disk: (chunks, missing_units).
+        """
+    def reserve_put(self, chunks: typing.Any) -> tuple[numpy.ndarray, numpy.ndarray, bytes]:
+        """
+        Uses what memory still has of these chunks: (chunks, tokens, parent_key).
         """
     def reserve_spill(
         self, max_chunks: typing.SupportsInt | typing.SupportsIndex
@@ -279,11 +294,44 @@ class RadixIndex:
     @property
     def unit_bytes(self) -> int: ...
 
+class RedisEndpoint:
+    ca_file: str
+    host: str
+    password: str
+    tls: bool
+    unix_path: str
+    username: str
+    verifies_server: bool
+    def __init__(self) -> None: ...
+    @property
+    def database(self) -> int: ...
+    @database.setter
+    def database(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+    @property
+    def port(self) -> int: ...
+    @port.setter
+    def port(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+    @property
+    def timeout_s(self) -> float: ...
+    @timeout_s.setter
+    def timeout_s(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None: ...
+    @property
+    def ttl_s(self) -> int: ...
+    @ttl_s.setter
+    def ttl_s(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+
 class ExecutorOptions:
     copies_rows: bool
     hugepages: bool
     pin: bool
     def __init__(self) -> None: ...
+    def add_remote(self, remote: RedisEndpoint) -> None: ...
+    def set_object_shape(
+        self,
+        layout_digest: bytes,
+        rank: typing.SupportsInt | typing.SupportsIndex,
+        world_size: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None: ...
     @property
     def chunk_tokens(self) -> int: ...
     @chunk_tokens.setter
@@ -368,11 +416,20 @@ class CommandKind:
       FETCH
 
       CLEAR
+
+      PUT
+
+      GET
+
+      LOOKUP
     """
 
     CLEAR: typing.ClassVar[CommandKind]
     FETCH: typing.ClassVar[CommandKind]
+    GET: typing.ClassVar[CommandKind]
     LOAD: typing.ClassVar[CommandKind]
+    LOOKUP: typing.ClassVar[CommandKind]
+    PUT: typing.ClassVar[CommandKind]
     SPILL: typing.ClassVar[CommandKind]
     STORE: typing.ClassVar[CommandKind]
     __members__: typing.ClassVar[dict[str, CommandKind]]
@@ -444,6 +501,8 @@ class Executor:
         offset_units: typing.SupportsInt | typing.SupportsIndex,
         num_bytes: typing.SupportsInt | typing.SupportsIndex,
     ) -> bytes: ...
+    def remote_changes(self) -> int: ...
+    def remote_health(self) -> list[tuple[bool, str]]: ...
     def submit_copy(
         self,
         kind: CommandKind,
@@ -456,6 +515,15 @@ class Executor:
         kind: CommandKind,
         command_id: typing.SupportsInt | typing.SupportsIndex,
         chunks: numpy.ndarray,
+    ) -> None: ...
+    def submit_remote(
+        self,
+        kind: CommandKind,
+        command_id: typing.SupportsInt | typing.SupportsIndex,
+        remote: typing.SupportsInt | typing.SupportsIndex,
+        chunks: typing.Any,
+        tokens: numpy.typing.NDArray[numpy.uint32],
+        parent_key: bytes,
     ) -> None: ...
     def submit_spill(
         self,

@@ -27,7 +27,8 @@ from radixkv.index import Match, PrefixHandle
 from radixkv.layout import EngineMemory, KVLayout
 from radixkv.metrics import Metrics
 from radixkv.namespace import Namespace
-from radixkv.planner import Planner, Prefetch, SlotSource
+from radixkv.planner import Planner, SlotSource
+from radixkv.prefetch import Prefetch
 from radixkv.restore import check_groups, fingerprints, in_common
 from radixkv.ticks import RateMeter, TickRecord, decode, encode
 
@@ -231,7 +232,7 @@ class KVCache:
     def prefetch(
         self, tokens: Tokens, namespace: int | None = None, *, limit: int | None = None
     ) -> Prefetch | None:
-        """Begin to bring what only the disk has into memory; None if there is nothing to bring."""
+        """Begin to bring what disk and remote servers have into memory; None if that is nothing."""
         prefetch = self.planner.prefetch(tokens, self._tree(namespace), limit=limit)
         self._submit()
         return prefetch
@@ -243,7 +244,7 @@ class KVCache:
     def fetch(
         self, tokens: Tokens, namespace: int | None = None, *, timeout_s: float = 60.0
     ) -> int:
-        """Bring a prompt from disk to memory and wait for it; gives the tokens now in memory."""
+        """Bring a prompt into memory and wait for it; gives its tokens there."""
         prefetch = self.prefetch(tokens, namespace)
         deadline = time.monotonic() + timeout_s
         while prefetch is not None and not prefetch.done and time.monotonic() < deadline:
@@ -260,7 +261,7 @@ class KVCache:
         return dropped
 
     def clear(self, *, disk: bool = False) -> None:
-        """Forget what memory holds, and the disk too if asked."""
+        """Forget what memory holds, and the disk too if asked; see `Planner.clear`."""
         self.planner.clear(disk=disk)
         self._submit()
 
@@ -276,7 +277,9 @@ class KVCache:
         completions = self.executor.poll()
         if completions:
             self._heard |= {completion.command_id: completion for completion in completions}
-            self._meter.fetch_bytes_per_s = self.executor.stats().fetch.recent_gbps * 1e9
+            stats = self.executor.stats()
+            self._meter.fetch_bytes_per_s = stats.fetch.recent_gbps * 1e9
+            self._meter.get_bytes_per_s = stats.get.recent_gbps * 1e9
         pending = self.planner.pending_ids
         if not pending and self._group.size > 1:
             return []  # every replica knows that nothing is under way: there is nothing to agree on

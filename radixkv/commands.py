@@ -8,7 +8,7 @@ are done.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
@@ -46,6 +46,7 @@ class CompletionStatus(IntEnum):
     FAILED = 1  # the operating system refused, or the tier is cut off
     CORRUPT = 2  # the chunk at `num_ok` did not match its checksum or generation
     FULL = 3  # the device has no room
+    ABSENT = 4  # the tier does not have the chunk at `num_ok`
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,48 @@ class Clear:
     chunks: ChunkArray
 
 
-Command = Store | Load | Spill | Fetch | Clear
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Memory → a remote server, as far as it lacks the chunks.
+
+    `tokens` has every chunk's tokens one after the other; `parent_key` is the content key of the
+    chunk before the first, from which theirs follow; `remote` is the server's place in the
+    configuration.
+    """
+
+    command_id: int
+    remote: int
+    chunks: ChunkArray
+    tokens: NDArray[np.uint32]
+    parent_key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Get:
+    """A remote server → memory. Fields as in `Put`."""
+
+    command_id: int
+    remote: int
+    chunks: ChunkArray
+    tokens: NDArray[np.uint32]
+    parent_key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """Ask a remote server how far it has these tokens, which follow the chunk with `parent_key`.
+
+    Moves no chunk. Its completion's `num_ok` counts tokens.
+    """
+
+    command_id: int
+    remote: int
+    tokens: NDArray[np.uint32]
+    parent_key: bytes
+    chunks: ChunkArray = field(default_factory=lambda: np.empty(0, CHUNK_DTYPE))
+
+
+Command = Store | Load | Spill | Fetch | Clear | Put | Get | Lookup
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ import yaml
 
 from radixkv import settings
 from radixkv.errors import ConfigError
+from radixkv.remote_url import RemoteUrl
 from radixkv.settings import Setting
 from radixkv.units import GIB, MIB
 
@@ -100,13 +101,20 @@ class CacheConfig:
         "How the disk is read and written: auto takes io_uring where the kernel allows it, and "
         "threads elsewhere. Set it to threads where the attempt alone raises an alarm.",
     )
+    remotes: tuple[RemoteUrl, ...] = settings.servers(
+        "remotes",
+        '["redis://host:6379/0?ttl=60min"]',
+        "Redis or Valkey servers that other machines share: redis://, rediss:// (TLS) or unix://. "
+        "What is stored here is written there, and what they have is brought while a request "
+        "waits. One that is slow or dead is left alone, and asked again later.",
+    )
     prefetch_budget_bytes: int = settings.size(
         "prefetch.budget",
         1 * GIB,
         0,
-        "How much may be on its way from disk to memory for requests that wait. 0 turns "
-        "prefetching, and with it reuse from disk, off. Raise it for long prompts on a fast "
-        "device.",
+        "How much may be on its way from disk and remote servers to memory for requests that wait. "
+        "0 turns prefetching, and with it reuse from there, off. Raise it for long prompts on a "
+        "fast device.",
     )
     prefetch_deadline_s: float = settings.duration(
         "prefetch.deadline",
@@ -217,6 +225,8 @@ class CacheConfig:
             name, setting = names[key]
             try:
                 values[name] = setting.from_yaml(value)
+            except ConfigError:
+                raise
             except (TypeError, ValueError):
                 raise ConfigError(f"{key}: expected {setting.wanted}, got {value!r}") from None
             setting.check(values[name], key)

@@ -1,7 +1,8 @@
 """The data plane of one rank: commands in, completions out.
 
-    submit ─┬─ Store, Load ────────▶ copy threads ─┐
-            └─ Spill, Fetch, Clear ▶ disk thread ──┴─▶ completions ─▶ poll
+    submit ─┬─ Store, Load ────────▶ copy threads ───┐
+            ├─ Spill, Fetch, Clear ▶ disk thread ────┼─▶ completions ─▶ poll
+            └─ Put, Get, Lookup ───▶ remotes' threads┘
 
 All threads are native and never take the GIL. The executor decides nothing: which chunk lies where
 is the control plane's affair, and a command says it all.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -26,7 +28,10 @@ from radixkv.commands import (
     Completion,
     CompletionStatus,
     Fetch,
+    Get,
     Load,
+    Lookup,
+    Put,
     Spill,
     Store,
 )
@@ -34,7 +39,9 @@ from radixkv.config import CacheConfig
 from radixkv.gpu import DEFAULT_GPU_OPTIONS, GpuCopies, GpuOptions
 from radixkv.layout import EngineMemory, KVLayout
 from radixkv.numa import local_node
+from radixkv.remote_url import RemoteUrl
 from radixkv.tiers.disk import DiskOptions, RestoredChunks, disk_file, spill_window_bytes
+from radixkv.tiers.redis import native_endpoint
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +51,9 @@ _KINDS = {
     Spill: _native.CommandKind.SPILL,
     Fetch: _native.CommandKind.FETCH,
     Clear: _native.CommandKind.CLEAR,
+    Put: _native.CommandKind.PUT,
+    Get: _native.CommandKind.GET,
+    Lookup: _native.CommandKind.LOOKUP,
 }
 _STATUSES = tuple(CompletionStatus)
 
@@ -55,7 +65,7 @@ class KindStats:
     Attributes:
         num_queued: Commands submitted and not yet ended.
         num_commands: Commands ended.
-        num_chunks: Chunks done.
+        num_chunks: Chunks done; tokens found, of lookups.
         num_bytes: Bytes done; on disk with the padding of the extents.
         num_failed: Commands that ended with FAILED.
         num_corrupt: Commands that ended with CORRUPT.
@@ -83,6 +93,9 @@ class ExecutorStats:
     spill: KindStats
     fetch: KindStats
     clear: KindStats
+    put: KindStats
+    get: KindStats
+    lookup: KindStats
 
 
 class Executor:
@@ -94,6 +107,9 @@ class Executor:
         memory_bytes: Size of the memory tier, rounded down to whole units. Allocated and faulted in
             here.
         disk: How to open the disk tier, or None for none.
+        remotes: Which remote servers there are; they are connected to in the background.
+        rank: Of this process, for what lies on remote servers.
+        world_size: Ranks that have a part of each chunk there.
         num_copy_threads: Threads that store and load.
         hugepages: Ask for huge pages.
         numa: NUMA node to bind the memory to, or -1.
@@ -116,6 +132,9 @@ class Executor:
         chunk_tokens: int = 64,
         memory_bytes: int,
         disk: DiskOptions | None = None,
+        remotes: Sequence[RemoteUrl] = (),
+        rank: int = 0,
+        world_size: int = 1,
         num_copy_threads: int = 2,
         hugepages: bool = True,
         numa: int = -1,
@@ -148,6 +167,11 @@ class Executor:
         options.hugepages = hugepages
         options.numa_node = numa
         options.pin = pin
+        options.set_object_shape(layout.digest(chunk_tokens), rank, world_size)
+        for url in remotes:
+            options.add_remote(native_endpoint(url))
+        self._remotes = tuple(remotes)
+        self._remote_changes = -1
         native_disk = None if disk is None else self._native_disk_options(disk)
         self._native = _native.Executor(options, native_disk, self._log_progress)
         # Threads must not outlive the interpreter, even if nobody closes.
@@ -189,6 +213,9 @@ class Executor:
             chunk_tokens=config.chunk_tokens,
             memory_bytes=config.memory_size_bytes,
             disk=_disk_options(config, group_id, rank, world_size),
+            remotes=config.remotes,
+            rank=rank,
+            world_size=world_size,
             hugepages=config.memory_hugepages != "never",
             numa=-1 if config.memory_numa == "any" else local_node(),
             gpu=GpuOptions(config.gpu_copy, config.gpu_blocks),
@@ -237,7 +264,8 @@ class Executor:
     def submit(self, command: Command) -> None:
         """Queue a command. Returns at once; the command's arrays are copied.
 
-        Commands of one kind end in the order of submission. A `Store` covers whole chunks.
+        Commands of one kind end in the order of submission, but for those to remote servers. A
+        `Store` covers whole chunks.
 
         Raises:
             ValueError: The command makes no sense: an extent outside its tier, slots outside the
@@ -256,6 +284,15 @@ class Executor:
             self._native.submit_spill(
                 command.command_id, chunks, command.tokens, command.namespace, command.sequence
             )
+        elif isinstance(command, Put | Get | Lookup):
+            self._native.submit_remote(
+                _KINDS[type(command)],
+                command.command_id,
+                command.remote,
+                chunks,
+                command.tokens,
+                command.parent_key,
+            )
         else:
             self._native.submit_disk(_KINDS[type(command)], command.command_id, chunks)
 
@@ -268,6 +305,8 @@ class Executor:
         """Take out completions that are there; under a microsecond when there are none."""
         if self._gpu is not None:
             self._gpu.poll()
+        if self._remotes:
+            self._log_remotes()
         found = self._native.poll(max_completions)
         return [Completion(id, num_ok, _STATUSES[status]) for id, num_ok, status in found]
 
@@ -309,6 +348,10 @@ class Executor:
     def pinned(self) -> bool:
         """Whether the memory tier is pinned for a GPU."""
         return bool(self._pool_facts["pinned"])
+
+    def remote_health(self) -> list[tuple[bool, str]]:
+        """For each remote server, whether it serves now, and if not, why."""
+        return list(self._native.remote_health())
 
     @property
     def io_engine(self) -> str | None:
@@ -379,6 +422,14 @@ class Executor:
             disk.rank,
         )
         return options
+
+    def _log_remotes(self) -> None:
+        changes = self._native.remote_changes()
+        if changes == self._remote_changes:
+            return
+        self._remote_changes = changes
+        for url, (serves, reason) in zip(self._remotes, self.remote_health(), strict=True):
+            logger.info("remote %s: %s", url, "serves" if serves else f"cut off: {reason}")
 
     def _log_progress(self, done_bytes: int) -> None:
         logger.info(

@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Self
-
-import numpy as np
 
 from radixkv.commands import (
     NO_EXTENT,
@@ -22,65 +19,36 @@ from radixkv.commands import (
     Clear,
     Command,
     Completion,
-    CompletionStatus,
     EngineSlots,
     Fetch,
+    Get,
     Load,
+    Lookup,
+    Put,
     Spill,
     Store,
     Tokens,
 )
 from radixkv.config import CacheConfig
+from radixkv.counters import PlannerCounters
 from radixkv.index import Match, PrefixHandle, RadixIndex
 from radixkv.layout import KVLayout
-from radixkv.ticks import Rates, TickRecord
+from radixkv.ledger import Ledger
+from radixkv.pause import Pause
+from radixkv.prefetch import Prefetch, Prefetcher
+from radixkv.remote_reads import RemoteReads
+from radixkv.remote_writes import RemoteWrites
+from radixkv.room import bytes_of, evict, reserve
+from radixkv.ticks import TickRecord
 from radixkv.tiers.disk import RestoredChunks, spill_window_bytes, units_that_fit
 
 SlotSource = Callable[[int, int], EngineSlots]
 """Engine slots of the prompt's positions first … last − 1. Shape (last − first,), int64."""
 
-# One command: long enough for the device, short enough to admit part of a prefix.
-_FETCH_BYTES = 16 << 20
 _SPILL_CHUNKS = 16
-_TRIES_DEAR = 16
 _FIRST_PAUSE_US = 1_000_000
 _LAST_PAUSE_US = 60_000_000
-
-
-@dataclass(slots=True)
-class Prefetch:
-    """Chunks on their way from disk to memory for a request that waits.
-
-    Attributes:
-        handle: Pins what was found on any tier; closed when the prefetch ends.
-        tokens_before: Tokens of it that were in memory already.
-        deadline_us: Planner time after which the request waits no longer.
-        done: It ended: all is there, something failed, or time ran out.
-    """
-
-    handle: PrefixHandle
-    tokens_before: int
-    deadline_us: int
-    done: bool = False
-
-
-@dataclass(slots=True)
-class PlannerCounters:
-    """What a planner did since it began, in tokens except where the comment says calls."""
-
-    stored: int = 0
-    stores_dropped: int = 0  # calls: too much was under way
-    stores_short: int = 0  # calls: memory had no room, all of it pinned or in use
-    stores_failed: int = 0
-    loaded: int = 0
-    loads_failed: int = 0
-    spilled: int = 0
-    spills_failed: int = 0
-    fetched: int = 0
-    fetches_failed: int = 0
-    fetches_corrupt: int = 0
-    prefetches_dear: int = 0  # calls: computing would be quicker
-    prefetches_late: int = 0  # calls: the deadline came first
+_WAITING_SHARE = 8  # a part of memory in so many may wait to be written to a remote server
 
 
 class Planner:
@@ -113,9 +81,7 @@ class Planner:
             )
         self._layout = layout
         self._unit_bytes = layout.unit_bytes(config.chunk_tokens)
-        self._token_bytes = layout.token_bytes
         self._chunk_tokens = config.chunk_tokens
-        self._config = config
         self._max_store_tokens = max_store_tokens
         self._has_disk = disk_units > 0
         self._spill_window_bytes = spill_window_bytes(memory_units * self._unit_bytes)
@@ -128,19 +94,28 @@ class Planner:
             unit_bytes=self._unit_bytes,
         )
         self.counters = PlannerCounters()
-        self.now_us = 0
-        self.rates = Rates()
-        self.num_issued = 0
         self.next_sequence = 1
         self._admissions = 0
-        self._outbox: list[Command] = []
-        self._pending: dict[int, Command] = {}
-        self._prefetches: list[Prefetch] = []
+        self._ledger = Ledger()
+        self._disk_pause = Pause(_FIRST_PAUSE_US, _LAST_PAUSE_US)
         self._store_tokens_inflight = 0
-        self._fetch_bytes_inflight = 0
         self._spill_bytes_inflight = 0
-        self._pause_us = _FIRST_PAUSE_US
-        self._disk_rests_until_us = 0
+        num_remotes = len(config.remotes)
+        self._remote_reads = RemoteReads(num_remotes, self.index, self._ledger, layout.token_bytes)
+        waiting_bytes = memory_units * self._unit_bytes // _WAITING_SHARE
+        self._remote_writes = [
+            RemoteWrites(number, self.index, self._ledger, self.counters, waiting_bytes)
+            for number in range(num_remotes)
+        ]
+        self._prefetcher = Prefetcher(
+            config,
+            self.index,
+            self._ledger,
+            self.counters,
+            self._disk_pause if self._has_disk else None,
+            self._remote_reads,
+            layout.token_bytes,
+        )
 
     @classmethod
     def from_config(
@@ -160,7 +135,12 @@ class Planner:
     @property
     def pending_ids(self) -> list[int]:
         """Commands under way, oldest first."""
-        return list(self._pending)
+        return list(self._ledger.pending)
+
+    @property
+    def num_issued(self) -> int:
+        """Commands so far."""
+        return self._ledger.num_issued
 
     def levels(self) -> dict[str, float]:
         """How full the tiers are, by the name of the gauge."""
@@ -176,8 +156,7 @@ class Planner:
 
     def take_commands(self) -> list[Command]:
         """Commands planned since the last call, in the order in which they are to be submitted."""
-        commands, self._outbox = self._outbox, []
-        return commands
+        return self._ledger.take_outbox()
 
     def new_admission(self) -> int:
         """The number of the next admission: the recency of what it uses."""
@@ -229,18 +208,21 @@ class Planner:
             return None
         if self._layout.block_tokens > 1:
             limit = self._layout.whole_blocks(len(tokens) if limit is None else limit)
-        chunks = self._reserve(tokens, namespace, time, limit, tail)
+        chunks, missing_units = reserve(
+            self.index, tokens, namespace, time=time, limit=limit, tail=tail
+        )
+        self.counters.stores_short += missing_units > 0
         if not len(chunks):
             return None
         num_tokens = int(chunks["count"].sum())
         first = int(chunks["span"][0]) * self._chunk_tokens
         try:
-            command = Store(self._new_id(), chunks, slots(first, first + num_tokens))
+            command = Store(self._ledger.next_id(), chunks, slots(first, first + num_tokens))
         except BaseException:
             self.index.complete_store(chunks, 0)
             raise
         self._store_tokens_inflight += num_tokens
-        self._issue(command)
+        self._ledger.issue(command)
         return command
 
     def load(self, handle: PrefixHandle, first_token: int, slots: EngineSlots) -> Load:
@@ -255,29 +237,19 @@ class Planner:
             ValueError: Memory does not hold all of them.
         """
         chunks = self.index.use(handle, first_token, len(slots))
-        command = Load(self._new_id(), chunks, slots)
-        self._issue(command)
+        command = Load(self._ledger.next_id(), chunks, slots)
+        self._ledger.issue(command)
         return command
 
     def prefetch(
         self, tokens: Tokens, namespace: int = 0, *, limit: int | None = None
     ) -> Prefetch | None:
-        """Begin to bring what only the disk has into memory; None if there is nothing to bring."""
-        if not self._disk_serves or not self._config.prefetch_budget_bytes:
-            return None
-        match = self.match(tokens, namespace, limit=limit)
-        if match.num_tokens == match.num_memory_tokens:
-            return None
-        if self._is_dearer_than_computing(match.num_tokens - match.num_memory_tokens):
-            self.counters.prefetches_dear += 1
-            if self.counters.prefetches_dear % _TRIES_DEAR:  # now and then, to measure again
-                return None
-        handle = self.acquire(tokens, namespace, limit=limit)
-        deadline_us = self.now_us + round(self._config.prefetch_deadline_s * 1e6)
-        prefetch = Prefetch(handle, handle.num_memory_tokens, deadline_us)
-        self._prefetches.append(prefetch)
-        self._continue_prefetch(prefetch)
-        return prefetch
+        """Begin to bring what disk and remote servers have into memory.
+
+        Returns:
+            None if there is nothing to bring and nobody to ask.
+        """
+        return self._prefetcher.begin(tokens, namespace, limit, self._admissions)
 
     def end_prefetch(self, prefetch: Prefetch) -> int:
         """Stop waiting and unpin; what is under way still lands in memory.
@@ -285,14 +257,7 @@ class Planner:
         Returns:
             Tokens that the prefetch brought into memory.
         """
-        prefetch.done = True
-        if prefetch in self._prefetches:
-            self._prefetches.remove(prefetch)
-        if prefetch.handle.is_closed:
-            return 0
-        brought = prefetch.handle.num_memory_tokens - prefetch.tokens_before
-        prefetch.handle.close()
-        return max(brought, 0)
+        return self._prefetcher.end(prefetch)
 
     def drop(self, tokens: Tokens, namespace: int = 0) -> int:
         """Forget what begins with these tokens, on every tier; gives the number of chunks."""
@@ -301,10 +266,16 @@ class Planner:
         return len(dropped)
 
     def clear(self, *, disk: bool) -> None:
-        """Forget what memory holds, and the disk too if asked."""
-        for prefetch in list(self._prefetches):
-            self.end_prefetch(prefetch)
+        """Forget what memory holds, and the disk too if asked.
+
+        With the disk, remote servers are left alone until a restart: they cannot be emptied for
+        one, and what they have under the same names may be what is to be forgotten.
+        """
+        self._prefetcher.end_all()
         if disk:
+            self._remote_reads.stop()
+            for writes in self._remote_writes:
+                writes.stop()
             self._clear(self.index.clear_all())
         else:
             self.index.clear_memory()
@@ -331,135 +302,70 @@ class Planner:
         Returns:
             The commands that ended, with how they ended.
         """
-        self.now_us += record.elapsed_us
-        self.rates = record.rates
         ended = []
-        for completion in record.completions:
-            command = self._pending.pop(completion.command_id)
+        for command, completion in self._ledger.hear(record):
             self._complete(command, completion)
             ended.append((command, completion))
-        for prefetch in list(self._prefetches):
-            self._continue_prefetch(prefetch)
+        self._prefetcher.go_on(self._admissions)
         self._plan_spills()
+        for writes in self._remote_writes:
+            writes.plan()
         return ended
 
-    def _new_id(self) -> int:
-        return self.num_issued + 1
-
-    def _issue(self, command: Command) -> None:
-        self.num_issued += 1
-        self._pending[command.command_id] = command
-        self._outbox.append(command)
-
-    def _reserve(
-        self, tokens: Tokens, namespace: int, time: int, limit: int | None, tail: bool
-    ) -> ChunkArray:
-        """Chunks to write, parents first; evicts to make room, but never their own prefix."""
-
-        def reserve() -> tuple[ChunkArray, int]:
-            return self.index.reserve(
-                tokens, namespace, time=time, limit=limit, tail=tail, release_gil=False
-            )
-
-        with self.acquire(tokens, namespace, limit=limit):
-            chunks, missing_units = reserve()
-            if missing_units and self._evict("memory", missing_units):
-                more, missing_units = reserve()
-                chunks = np.concatenate([chunks, more])
-            self.counters.stores_short += missing_units > 0
-        return chunks
-
-    def _evict(self, tier: str, num_units: int) -> bool:
-        """Make room; False if nothing may go."""
-        return len(self.index.evict_units(tier, num_units)) > 0
-
     def _complete(self, command: Command, completion: Completion) -> None:
-        num_ok = completion.num_ok
-        if isinstance(command, Clear):
-            return
-        done_tokens = int(command.chunks["count"][:num_ok].sum())
-        failed_tokens = int(command.chunks["count"][num_ok:].sum())
-        counters = self.counters
         if isinstance(command, Store):
-            self.index.complete_store(command.chunks, num_ok)
-            self._store_tokens_inflight -= done_tokens + failed_tokens
-            counters.stored += done_tokens
-            counters.stores_failed += failed_tokens
+            self._complete_store(command, completion.num_ok)
         elif isinstance(command, Load):
             self.index.release_uses(command.chunks)
-            counters.loaded += done_tokens
-            counters.loads_failed += failed_tokens
-        elif isinstance(command, Fetch):
-            corrupt = completion.status is CompletionStatus.CORRUPT
-            self.index.complete_fetch(command.chunks, num_ok, corrupt=corrupt)
-            self._fetch_bytes_inflight -= self._bytes_of(command.chunks)
-            counters.fetched += done_tokens
-            counters.fetches_failed += failed_tokens
-            counters.fetches_corrupt += failed_tokens if corrupt else 0
-            self._pace_disk(completion.status)
-        else:
-            self.index.complete_spill(command.chunks, num_ok, retry=True)
-            self._spill_bytes_inflight -= self._bytes_of(command.chunks)
-            counters.spilled += done_tokens
-            counters.spills_failed += failed_tokens
-            self._pace_disk(completion.status)
+            done, failed = _count(command, completion)
+            self.counters.loaded += done
+            self.counters.loads_failed += failed
+        elif isinstance(command, Spill):
+            self.index.complete_spill(command.chunks, completion.num_ok, retry=True)
+            self._spill_bytes_inflight -= bytes_of(self.index, command.chunks)
+            self._disk_pause.note(completion.status, self._ledger.now_us)
+            done, failed = _count(command, completion)
+            self.counters.spilled += done
+            self.counters.spills_failed += failed
+        elif isinstance(command, Put):
+            self._remote_writes[command.remote].ended(command, completion)
+        elif isinstance(command, Fetch | Get | Lookup):
+            self._prefetcher.ended(command, completion)
 
-    def _bytes_of(self, chunks: ChunkArray) -> int:
-        return int(chunks["num_units"].sum(dtype=np.int64)) * self._unit_bytes
-
-    def _pace_disk(self, status: CompletionStatus) -> None:
-        """A disk that fails is left alone for a while, longer each time."""
-        if status in (CompletionStatus.FAILED, CompletionStatus.FULL):
-            self._disk_rests_until_us = self.now_us + self._pause_us
-            self._pause_us = min(2 * self._pause_us, _LAST_PAUSE_US)
-        elif status is CompletionStatus.OK:
-            self._pause_us = _FIRST_PAUSE_US
+    def _complete_store(self, command: Store, num_ok: int) -> None:
+        self.index.complete_store(command.chunks, num_ok)
+        self._store_tokens_inflight -= len(command.slots)
+        stored = command.chunks[:num_ok]
+        num_stored = int(stored["count"].sum())
+        self.counters.stored += num_stored
+        self.counters.stores_failed += len(command.slots) - num_stored
+        for writes in self._remote_writes if num_ok else ():
+            writes.offer(stored)
 
     @property
     def _disk_serves(self) -> bool:
-        return self._has_disk and self.now_us >= self._disk_rests_until_us
+        return self._has_disk and self._disk_pause.is_over(self._ledger.now_us)
 
     def _plan_spills(self) -> None:
         """Copy to disk what memory has and the disk lacks, ahead of eviction."""
         while self._disk_serves and self._spill_bytes_inflight < self._spill_window_bytes:
             chunks, tokens, namespace, missing_units = self.index.reserve_spill(_SPILL_CHUNKS)
             if len(chunks):
-                self._issue(Spill(self._new_id(), chunks, tokens, namespace, self.next_sequence))
+                self._ledger.issue(
+                    Spill(self._ledger.next_id(), chunks, tokens, namespace, self.next_sequence)
+                )
                 self.next_sequence += len(chunks)
-                self._spill_bytes_inflight += self._bytes_of(chunks)
-            elif not missing_units or not self._evict("disk", missing_units):
+                self._spill_bytes_inflight += bytes_of(self.index, chunks)
+            elif not missing_units or not evict(self.index, "disk", missing_units):
                 return
-
-    def _is_dearer_than_computing(self, num_tokens: int) -> bool:
-        """Whether the disk, with what it has to do already, would take longer than the engine."""
-        if not self.rates.fetch_bytes_per_s or not self.rates.compute_tokens_per_s:
-            return False
-        num_bytes = num_tokens * self._token_bytes + self._fetch_bytes_inflight
-        fetch_s = num_bytes / self.rates.fetch_bytes_per_s
-        return fetch_s > num_tokens / self.rates.compute_tokens_per_s
-
-    def _continue_prefetch(self, prefetch: Prefetch) -> None:
-        """Plan its next reads, or end it."""
-        handle = prefetch.handle
-        while self._disk_serves and self._fetch_bytes_inflight < self._config.prefetch_budget_bytes:
-            max_chunks = max(1, _FETCH_BYTES // (16 * self._unit_bytes))
-            chunks, missing_units = self.index.reserve_fetch(handle, max_chunks=max_chunks)
-            if len(chunks):
-                self._issue(Fetch(self._new_id(), chunks))
-                self._fetch_bytes_inflight += self._bytes_of(chunks)
-            elif not missing_units or not self._evict("memory", missing_units):
-                break
-        if handle.num_memory_tokens >= handle.num_tokens:
-            prefetch.done = True
-        elif self.now_us >= prefetch.deadline_us:
-            self.counters.prefetches_late += 1
-            prefetch.done = True
-        elif not any(isinstance(command, Fetch) for command in self._pending.values()):
-            prefetch.done = True  # nothing moves any more: the rest is not to be had
-        if prefetch.done:
-            self._prefetches.remove(prefetch)
 
     def _clear(self, chunks: ChunkArray) -> None:
         on_disk = chunks[chunks["disk_offset"] != NO_EXTENT]
         if len(on_disk):
-            self._issue(Clear(self._new_id(), on_disk))
+            self._ledger.issue(Clear(self._ledger.next_id(), on_disk))
+
+
+def _count(command: Command, completion: Completion) -> tuple[int, int]:
+    """Tokens done, and not."""
+    counts = command.chunks["count"]
+    return int(counts[: completion.num_ok].sum()), int(counts[completion.num_ok :].sum())

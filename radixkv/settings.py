@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from radixkv.errors import ConfigError
+from radixkv.remote_url import RemoteUrl
 from radixkv.units import TIB, format_duration, format_size, parse_duration, parse_size
 
 
@@ -133,6 +134,19 @@ def folder(key: str, sample: str, reason: str) -> Any:
     return _declare(None, setting)
 
 
+def servers(key: str, sample: str, reason: str) -> Any:
+    """Remote servers, each by its URL; by default none."""
+    setting = Setting(
+        key,
+        "a list of URLs",
+        reason,
+        lambda value: isinstance(value, tuple) and all(isinstance(url, RemoteUrl) for url in value),
+        from_yaml=_servers_from_yaml,
+        sample=sample,
+    )
+    return _declare((), setting)
+
+
 def _declare(default: object, setting: Setting) -> Any:
     metadata = {"setting": setting}
     if callable(default):
@@ -154,3 +168,9 @@ def _path_from_yaml(value: object) -> Path | None:
     if not isinstance(value, str):
         raise TypeError("not a text")
     return Path(value).expanduser()
+
+
+def _servers_from_yaml(value: object) -> tuple[RemoteUrl, ...]:
+    if not isinstance(value, list) or not all(isinstance(url, str) for url in value):
+        raise ConfigError("remotes: expected a list of URLs")  # what was given may be a password
+    return tuple(RemoteUrl.parse(url) for url in value)

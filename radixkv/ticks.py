@@ -6,7 +6,7 @@ other for ever. So each rank writes what it has heard into a row of fixed length
 all ranks (`all_reduce(MIN)` on the CPU group) makes the rows equal, and the planner acts on nothing
 else.
 
-    [ elapsed µs | issued | −issued | fetch B/s | compute tokens/s | outcome of the oldest … ]
+    [ elapsed µs | issued | −issued | fetch B/s | compute tokens/s | get B/s | outcomes … ]
 
 An outcome is 0 while the command is under way, and grows with the number of chunks done: the
 minimum is *under way* if any rank still works, and otherwise the fewest chunks that any rank has
@@ -25,11 +25,12 @@ from radixkv.commands import Completion, CompletionStatus
 from radixkv.errors import RadixKVError
 
 WINDOW = 256
-_HEAD = 5
+_HEAD = 6
 _SEVERITY = (
     CompletionStatus.FULL,
     CompletionStatus.FAILED,
     CompletionStatus.CORRUPT,
+    CompletionStatus.ABSENT,
     CompletionStatus.OK,
 )
 
@@ -38,10 +39,13 @@ TickRow = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """How fast KV comes from the disk, and how fast the engine computes it; 0 while not known."""
+    """How fast KV comes from the disk and from remote servers, and how fast the engine computes it;
+    0 while not known.
+    """
 
     fetch_bytes_per_s: int = 0
     compute_tokens_per_s: int = 0
+    get_bytes_per_s: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,7 @@ class RateMeter:
         self._computed_tokens = 0
         self._compute_rate = 0.0  # tokens a second
         self.fetch_bytes_per_s = 0.0
+        self.get_bytes_per_s = 0.0
 
     def note_computed(self, num_tokens: int) -> None:
         """The engine has computed so many tokens of prompts since the last `read`."""
@@ -86,7 +91,10 @@ class RateMeter:
             rate = self._computed_tokens / elapsed_s
             self._compute_rate += (rate - self._compute_rate) * (0.2 if self._compute_rate else 1)
         self._computed_tokens = 0
-        return int(elapsed_s * 1e6), Rates(int(self.fetch_bytes_per_s), int(self._compute_rate))
+        rates = Rates(
+            int(self.fetch_bytes_per_s), int(self._compute_rate), int(self.get_bytes_per_s)
+        )
+        return int(elapsed_s * 1e6), rates
 
 
 class ReplicasDivergedError(RadixKVError):
@@ -110,11 +118,11 @@ def encode(
         rates: What this rank measured.
 
     Returns:
-        Shape (5 + WINDOW,), int64.
+        Shape (6 + WINDOW,), int64.
     """
     row = np.zeros(_HEAD + WINDOW, np.int64)
     row[:3] = elapsed_us, issued, -issued
-    row[3:_HEAD] = rates.fetch_bytes_per_s, rates.compute_tokens_per_s
+    row[3:_HEAD] = rates.fetch_bytes_per_s, rates.compute_tokens_per_s, rates.get_bytes_per_s
     for place, command_id in enumerate(pending[:WINDOW]):
         completion = heard.get(command_id)
         if completion is not None:
@@ -137,4 +145,4 @@ def decode(row: TickRow, pending: Sequence[int]) -> TickRecord:
     for place in np.flatnonzero(row[_HEAD:]).tolist():
         num_ok, severity = divmod(int(row[_HEAD + place]) - 1, len(_SEVERITY))
         completions.append(Completion(pending[place], num_ok, _SEVERITY[severity]))
-    return TickRecord(int(row[0]), tuple(completions), Rates(int(row[3]), int(row[4])))
+    return TickRecord(int(row[0]), tuple(completions), Rates(*row[3:_HEAD].tolist()))

@@ -23,16 +23,20 @@ FLOORS = (
     {
         *("errors", "units", "settings", "config"),
         *("namespace", "layout", "commands", "ticks", "group", "metrics", "numa"),
+        *("remote_url", "counters", "pause", "ledger"),
     },
     {"_native"},
     {"index", "tiers", "transfer", "gpu"},
+    {"room"},
+    {"remote_reads", "remote_writes"},
+    {"prefetch"},
     {"planner", "executor", "restore"},
     {"cache"},
     {"cli"},
 )
 CPP_FLOORS = (
     {"core"},
-    {"index", "memory", "transfer", "disk"},
+    {"index", "memory", "transfer", "disk", "net"},
     {"exec", "cuda"},
     {"bind"},
 )

@@ -41,7 +41,7 @@ def end(planner: Planner, *, status: CompletionStatus = OK, num_ok: int | None =
     """End every command under way, and what follows from it, in one tick each."""
     ended = []
     while planner.pending_ids:
-        commands = [planner._pending[i] for i in planner.pending_ids]
+        commands = [planner._ledger.pending[i] for i in planner.pending_ids]
         completions = tuple(
             Completion(c.command_id, len(c.chunks) if num_ok is None else num_ok, status)
             for c in commands

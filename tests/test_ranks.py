@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 import pytest
+from redis_server import RedisServer, remote_config
 from test_cache import CHUNK, MIB, NUM_SLOTS, Engine, prompt
 
 from radixkv import CacheConfig, Fetch, KVCache, RankGroup, Spill, Store, TickRow, TierFormatError
@@ -188,3 +189,45 @@ def test_files_that_were_not_made_together_are_refused(tmp_path):
 
     with pytest.raises(TierFormatError, match="not made by one engine"):
         on_all_ranks(lambda group: count_restored(group, tmp_path))
+
+
+def share(group: ThreadGroup, server: RedisServer, tokens: np.ndarray, *, stores: bool) -> int:
+    """Store a prompt and write it through, or find it there; gives the tokens in memory."""
+    engine = Engine(seed=group.rank)
+    rows = engine.rows(np.arange(len(tokens)))
+    config = remote_config(server.unix_url, memory={"size": "128MiB"})
+    with KVCache(engine.layout, config, engine=engine.memory, group=group) as cache:
+        while not all(group.gather(cache.executor.remote_health()[0][0])):
+            cache.wait_for_completion(0.01)
+        if stores:
+            cache.store(tokens, np.arange(len(tokens)))
+            tick_until_idle(cache, group)
+        else:
+            engine.wipe()
+            prefetch = cache.prefetch(tokens)
+            tick_until_idle(cache, group)
+            cache.end_prefetch(prefetch)
+        with cache.acquire(tokens) as handle:
+            found = handle.num_memory_tokens
+            if found:
+                cache.load(handle, np.arange(found))
+        tick_until_idle(cache, group)
+        assert np.array_equal(engine.rows(np.arange(found)), rows[:, :found])
+        return found
+
+
+def test_of_a_remote_server_counts_what_it_has_of_every_rank(tmp_path):
+    tokens = prompt(1, 4 * CHUNK)
+    server = RedisServer(tmp_path)
+    try:
+        kept = on_all_ranks(lambda group: share(group, server, tokens, stores=True))
+        assert kept == [len(tokens)] * NUM_RANKS
+        assert server.client.dbsize() == 4 * NUM_RANKS
+        assert on_all_ranks(lambda group: share(group, server, tokens, stores=False)) == kept
+
+        server.client.delete(next(server.client.scan_iter("rkv1:1/2:*")))
+
+        [first, second] = on_all_ranks(lambda group: share(group, server, tokens, stores=False))
+        assert first == second < len(tokens)
+    finally:
+        server.close()

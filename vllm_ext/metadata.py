@@ -57,22 +57,29 @@ class WorkerReport(KVConnectorWorkerMetadata):  # type: ignore[misc]
     Attributes:
         outcomes: By command id.
         fetch_bytes_per_s: How fast the slowest disk is read; 0 while not known.
+        get_bytes_per_s: The same of remote servers.
     """
 
     outcomes: dict[int, Outcome]
     fetch_bytes_per_s: float = 0.0
+    get_bytes_per_s: float = 0.0
 
     @staticmethod
-    def of_rank(completions: Iterable[Completion], fetch_bytes_per_s: float) -> WorkerReport:
+    def of_rank(
+        completions: Iterable[Completion], fetch_bytes_per_s: float, get_bytes_per_s: float = 0.0
+    ) -> WorkerReport:
         """One rank's report."""
         outcomes = {completion.command_id: Outcome(1, completion) for completion in completions}
-        return WorkerReport(outcomes, fetch_bytes_per_s)
+        return WorkerReport(outcomes, fetch_bytes_per_s, get_bytes_per_s)
 
     def aggregate(self, other: KVConnectorWorkerMetadata) -> WorkerReport:
         """One report of all the ranks behind the two."""
         assert isinstance(other, WorkerReport)
-        rates = [rate for rate in (self.fetch_bytes_per_s, other.fetch_bytes_per_s) if rate]
-        return WorkerReport(join(self.outcomes, other.outcomes), min(rates, default=0.0))
+        return WorkerReport(
+            join(self.outcomes, other.outcomes),
+            _slowest(self.fetch_bytes_per_s, other.fetch_bytes_per_s),
+            _slowest(self.get_bytes_per_s, other.get_bytes_per_s),
+        )
 
 
 def join(some: Mapping[int, Outcome], more: Mapping[int, Outcome]) -> dict[int, Outcome]:
@@ -82,6 +89,10 @@ def join(some: Mapping[int, Outcome], more: Mapping[int, Outcome]) -> dict[int, 
         known = joined.get(command_id)
         joined[command_id] = outcome if known is None else known.join(outcome)
     return joined
+
+
+def _slowest(*rates: float) -> float:
+    return min((rate for rate in rates if rate), default=0.0)
 
 
 def _goodness(completion: Completion) -> tuple[int, bool]:

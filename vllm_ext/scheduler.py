@@ -1,7 +1,7 @@
 """The control plane: lives in vLLM's scheduler, plans what the workers do in each step.
 
-    on_new_request          a request queues: what only the disk has begins to move
-    match                   how much memory has beyond the device; None while the disk is read
+    on_new_request          a request queues: what disk and remote servers have begins to move
+    match                   how much memory has beyond the device; None while that goes on
     after_alloc             blocks are there: plan the load
     build_plan              a step is scheduled: plan the stores of what the steps before computed
     hear                    workers reported: what ended, on all ranks, becomes visible
@@ -78,7 +78,7 @@ class SchedulerSide:
     # --- a request waits in the queue
 
     def on_new_request(self, request: Any) -> None:
-        """A request queues. What only the disk has of it begins to move."""
+        """A request queues. What disk and remote servers have of it begins to move."""
         state = self._open(request)
         if state is not None and state.reads:
             self._begin_prefetch(state)
@@ -97,7 +97,7 @@ class SchedulerSide:
         limit = self._matchable(state)
         found = self.planner.match(state.tokens, state.tree, limit=limit)
         if state.prefetch is not None:
-            if not state.prefetch.done and found.num_tokens > num_local:
+            if state.prefetch.may_reach_beyond(num_local):
                 return None, False
             self._end_prefetch(state)
         num_tokens = self._settings.layout.whole_blocks(found.num_memory_tokens) - num_local
@@ -272,6 +272,7 @@ class SchedulerSide:
         if not isinstance(report, WorkerReport):
             return
         self._meter.fetch_bytes_per_s = report.fetch_bytes_per_s
+        self._meter.get_bytes_per_s = report.get_bytes_per_s
         self._outcomes = join(self._outcomes, report.outcomes)
         ended = [
             outcome.completion

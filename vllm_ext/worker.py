@@ -116,7 +116,9 @@ class WorkerSide:
         ended, self._ended = self._ended, []
         if not ended:
             return None
-        return WorkerReport.of_rank(ended, self.executor.stats().fetch.recent_gbps * 1e9)
+        stats = self.executor.stats()
+        rates = (stats.fetch.recent_gbps * 1e9, stats.get.recent_gbps * 1e9)
+        return WorkerReport.of_rank(ended, *rates)
 
     def close(self) -> None:
         """vLLM shuts down."""

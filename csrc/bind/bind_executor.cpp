@@ -14,6 +14,7 @@
 
 #include "bind/disk_arrays.h"
 #include "bind/parts.h"
+#include "bind/remote_parts.h"
 #include "core/tier_failure.h"
 #include "disk/inspection.h"
 #include "exec/executor.h"
@@ -128,8 +129,22 @@ std::optional<Fields> take_restored(Executor& executor) {
 }
 
 void bind_options(py::module_& module) {
+  bind_remote_options(module);
   py::class_<ExecutorOptions>(module, "ExecutorOptions")
       .def(py::init<>())
+      .def(
+          "add_remote",
+          [](ExecutorOptions& self, const RedisEndpoint& remote) {
+            self.remotes.push_back(remote);
+          },
+          "remote"_a)
+      .def(
+          "set_object_shape",
+          [](ExecutorOptions& self, const py::bytes& layout_digest, std::uint32_t rank,
+             std::uint32_t world_size) {
+            self.object_shape = {to_digest("layout_digest", layout_digest), rank, world_size, 0};
+          },
+          "layout_digest"_a, "rank"_a, "world_size"_a)
       .def_readwrite("num_layers", &ExecutorOptions::num_layers)
       .def_readwrite("num_kv", &ExecutorOptions::num_kv)
       .def_readwrite("row_bytes", &ExecutorOptions::row_bytes)
@@ -288,13 +303,17 @@ void bind_executor(py::module_& module) {
       .value("LOAD", CommandKind::kLoad)
       .value("SPILL", CommandKind::kSpill)
       .value("FETCH", CommandKind::kFetch)
-      .value("CLEAR", CommandKind::kClear);
+      .value("CLEAR", CommandKind::kClear)
+      .value("PUT", CommandKind::kPut)
+      .value("GET", CommandKind::kGet)
+      .value("LOOKUP", CommandKind::kLookup);
 
   py::class_<Executor> executor(module, "Executor");
   executor.def(py::init(&make_executor), "options"_a, "disk"_a, "progress"_a);
   bind_submits(executor);
   bind_waits(executor);
   bind_facts(executor);
+  bind_remote_commands(executor);
 }
 
 }  // namespace radixkv::bind

@@ -12,6 +12,7 @@
 
 #include "bind/arrays.h"
 #include "bind/parts.h"
+#include "bind/remote_parts.h"
 #include "bind/shared_index.h"
 #include "index/radix_index.h"
 
@@ -20,13 +21,6 @@ namespace radixkv::bind {
 namespace {
 
 using namespace pybind11::literals;
-
-const Pin& pin_of(const PrefixHandle& handle, const IndexPointer& index) {
-  if (&handle.index() != index.get()) {
-    throw py::value_error("handle: expected one of this index, got another index's");
-  }
-  return handle.pin();
-}
 
 Tier parse_tier(const std::string& name) {
   if (name == "memory") return Tier::kMemory;
@@ -88,8 +82,6 @@ using PySpill = py::typing::Tuple<py::array, py::array, py::bytes, py::int_>;
 PyReservation to_python(const Reservation& reservation) {
   return py::make_tuple(to_array(reservation.chunks), reservation.missing_units);
 }
-
-using IndexClass = py::class_<SharedIndex, IndexPointer>;
 
 void bind_reading(IndexClass& cls) {
   cls.def(
@@ -427,6 +419,7 @@ void bind_index(py::module_& module) {
   bind_reading(cls);
   bind_memory(cls);
   bind_disk(cls);
+  bind_index_keys(cls);
   bind_restore(cls);
   bind_leaving(cls);
   bind_looking(cls);

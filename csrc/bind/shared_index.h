@@ -83,4 +83,14 @@ class PrefixHandle {
   Pin pin_;
 };
 
+// The pin of a handle on this very index.
+inline const Pin& pin_of(const PrefixHandle& handle, const IndexPointer& index) {
+  if (&handle.index() != index.get()) {
+    throw pybind11::value_error("handle: expected one of this index, got another index's");
+  }
+  return handle.pin();
+}
+
+using IndexClass = pybind11::class_<SharedIndex, IndexPointer>;
+
 }  // namespace radixkv::bind

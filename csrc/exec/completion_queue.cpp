@@ -8,6 +8,8 @@ namespace {
 // How much of the past counts in the recent rate: about the last five commands.
 constexpr double kDecay = 0.8;
 
+bool is_remote(std::size_t kind) { return kind >= static_cast<std::size_t>(CommandKind::kPut); }
+
 }  // namespace
 
 void CompletionQueue::submitted(CommandKind kind, std::int64_t command_id, Clock::duration delay) {
@@ -56,15 +58,17 @@ void CompletionQueue::count(Lane* lane, const Entry& entry, std::int64_t num_byt
 CompletionQueue::Clock::time_point CompletionQueue::release() {
   const Clock::time_point now = Clock::now();
   Clock::time_point next = Clock::time_point::max();
-  for (Lane& lane : lanes_) {
-    while (!lane.entries.empty() && lane.entries.front().has_ended) {
-      const Entry& entry = lane.entries.front();
-      if (entry.visible_at > now) {
-        next = std::min(next, entry.visible_at);
-        break;
+  for (std::size_t kind = 0; kind < lanes_.size(); ++kind) {
+    std::deque<Entry>& entries = lanes_[kind].entries;
+    for (auto entry = entries.begin(); entry != entries.end();) {
+      if (entry->has_ended && entry->visible_at <= now) {
+        ready_.push_back(entry->completion);
+        entry = entries.erase(entry);
+        continue;
       }
-      ready_.push_back(entry.completion);
-      lane.entries.pop_front();
+      if (entry->has_ended) next = std::min(next, entry->visible_at);
+      if (!is_remote(kind)) break;
+      ++entry;
     }
   }
   return next;

@@ -1,8 +1,8 @@
 // CompletionQueue holds what has ended until the control plane asks.
 //
 //   submitted   load 7 … load 9          commands of one kind come out in the order of submission,
-//   ended              load 9            however they end
-//   polled      (nothing until 7 ends)
+//   ended              load 9            however they end; those of remote tiers, where one server
+//   polled      (nothing until 7 ends)   may be slow and another quick, as they end
 //
 // Thread safety: any thread.
 #pragma once

@@ -53,6 +53,7 @@ Executor::Executor(const ExecutorOptions& options, std::optional<DiskOptions> di
           completions_.ended(kind, completion, num_bytes);
         });
   }
+  open_remotes();
   copies_ = std::make_unique<CopyThreads>(options.num_copy_threads,
                                           [this](const CopyJob& job) { copy_ended(job); });
 }
@@ -102,12 +103,7 @@ void Executor::submit_spill(std::int64_t command_id, std::span<const ChunkRef> c
                             std::uint64_t sequence) {
   check_open();
   check_chunks(chunks, true, true);
-  std::size_t num_tokens = 0;
-  for (const ChunkRef& chunk : chunks) num_tokens += chunk.num_tokens;
-  if (tokens.size() != num_tokens) {
-    refuse("tokens", "expected shape (" + std::to_string(num_tokens) + ",), got (" +
-                         std::to_string(tokens.size()) + ",)");
-  }
+  check_tokens(chunks, tokens);
   DiskCommand command;
   command.kind = CommandKind::kSpill;
   command.id = command_id;
@@ -134,6 +130,39 @@ void Executor::submit_to_disk(DiskCommand command) {
   command.injected_failure = fault.fail;
   completions_.submitted(command.kind, command.id, seconds(fault.delay_s));
   disk_->submit(std::move(command));
+}
+
+void Executor::open_remotes() {
+  RemoteContext context;
+  context.shape = options_.object_shape;
+  context.shape.token_bytes = context_.token_bytes();
+  context.unit_bytes = options_.unit_bytes;
+  context.chunk_tokens = static_cast<std::size_t>(options_.chunk_tokens);
+  context.pool = pool_.data();
+  context.tags = &tags_;
+  context.sink = [this](CommandKind kind, const Completion& completion, std::int64_t num_bytes) {
+    completions_.ended(kind, completion, num_bytes);
+  };
+  for (const RedisEndpoint& endpoint : options_.remotes) {
+    context.endpoint = endpoint;
+    remotes_.push_back(std::make_unique<RemoteTier>(context));
+  }
+}
+
+void Executor::submit_remote(std::size_t remote, RemoteCommand command) {
+  check_open();
+  if (remote >= remotes_.size()) {
+    refuse("remote",
+           "expected below " + std::to_string(remotes_.size()) + ", got " + std::to_string(remote));
+  }
+  if (command.kind != CommandKind::kLookup) {
+    check_chunks(command.chunks, true, false);
+    check_tokens(command.chunks, command.tokens);
+  }
+  const InjectedFault fault = take_fault(command.kind);
+  command.injected_failure = fault.fail;
+  completions_.submitted(command.kind, command.id, seconds(fault.delay_s));
+  remotes_[remote]->submit(std::move(command));
 }
 
 bool Executor::wait_layer(std::int64_t command_id, std::int64_t layer, double timeout_s) {
@@ -175,6 +204,10 @@ void Executor::close(double drain_s) {
   if (copies_) copies_->close(drain_s);
   const std::chrono::duration<double> left = until - std::chrono::steady_clock::now();
   if (disk_) disk_->close(std::max(0.0, left.count()));
+  for (const auto& remote : remotes_) {
+    const std::chrono::duration<double> rest = until - std::chrono::steady_clock::now();
+    remote->close(std::max(0.0, rest.count()));
+  }
   completions_.interrupt();
 }
 
@@ -200,6 +233,15 @@ void Executor::check_chunks(std::span<const ChunkRef> chunks, bool in_memory, bo
       refuse("chunks", "chunk " + std::to_string(i) + " has " + std::to_string(chunk.num_tokens) +
                            " tokens in " + std::to_string(chunk.num_units) + " units");
     }
+  }
+}
+
+void Executor::check_tokens(std::span<const ChunkRef> chunks, std::span<const Token> tokens) {
+  std::size_t num_tokens = 0;
+  for (const ChunkRef& chunk : chunks) num_tokens += chunk.num_tokens;
+  if (tokens.size() != num_tokens) {
+    refuse("tokens", "expected shape (" + std::to_string(num_tokens) + ",), got (" +
+                         std::to_string(tokens.size()) + ",)");
   }
 }
 

@@ -1,8 +1,10 @@
-// Executor is one rank's data plane: it owns the pinned pool and the disk file, executes commands
-// on threads of its own and reports how they ended. It decides nothing.
+// Executor is one rank's data plane: it owns the pinned pool, the disk file and the connections to
+// remote servers, executes commands on threads of its own and reports how they ended. It decides
+// nothing.
 //
-//   submit ─┬─ store, load ────────▶ copy threads ─┐
-//           └─ spill, fetch, clear ▶ disk thread ──┴─▶ completions ─▶ poll
+//   submit ─┬─ store, load ────────▶ copy threads ───┐
+//           ├─ spill, fetch, clear ▶ disk thread ────┼─▶ completions ─▶ poll
+//           └─ put, get, lookup ───▶ remotes' lanes ─┘
 //
 // Invariant: a chunk's bytes are only read while its extent carries its tag (UnitTags).
 //
@@ -25,6 +27,7 @@
 #include "exec/copy_threads.h"
 #include "exec/load_board.h"
 #include "memory/pinned_pool.h"
+#include "net/remote_tier.h"
 
 namespace radixkv {
 
@@ -38,6 +41,8 @@ struct ExecutorOptions {
   PoolOptions pool;  // num_bytes is set from memory_units
   int num_copy_threads = 2;
   bool copies_rows = true;  // false only to measure what a command costs beside its bytes
+  std::vector<RedisEndpoint> remotes;
+  ObjectShape object_shape;  // of what lies there; token_bytes is set from the layout
 };
 
 // What a test wants to go wrong: the `nth` command of a kind from now (1 is the next) fails without
@@ -82,6 +87,9 @@ class Executor {
                     std::uint64_t sequence);
   void submit_disk(CommandKind kind, std::int64_t command_id, std::span<const ChunkRef> chunks);
 
+  // `remote` is the server's place in the options.
+  void submit_remote(std::size_t remote, RemoteCommand command);
+
   std::vector<Completion> poll(std::size_t max) { return completions_.poll(max); }
   void wait(CompletionQueue::Clock::duration timeout) { completions_.wait(timeout); }
   bool wait_layer(std::int64_t command_id, std::int64_t layer, double timeout_s);
@@ -90,6 +98,7 @@ class Executor {
   KindStats kind_stats(CommandKind kind) const { return completions_.stats(kind); }
   const PinnedPool& pool() const { return pool_; }
   DiskTier* disk() { return disk_.get(); }  // null where there is none
+  const std::vector<std::unique_ptr<RemoteTier>>& remotes() const { return remotes_; }
 
   // The bytes of `num_bytes` from a unit on, for tests.
   std::span<const std::byte> read_memory(std::int64_t offset_units, std::int64_t num_bytes) const;
@@ -103,11 +112,13 @@ class Executor {
  private:
   void check_open() const;
   void check_chunks(std::span<const ChunkRef> chunks, bool in_memory, bool on_disk) const;
+  static void check_tokens(std::span<const ChunkRef> chunks, std::span<const Token> tokens);
   void check_copy(CommandKind kind, std::span<const ChunkRef> chunks, std::size_t num_slots) const;
   void clear_padding(const ChunkRef& chunk);
   void check_slots(std::span<const std::int64_t> slots) const;
   InjectedFault take_fault(CommandKind kind);
   void submit_to_disk(DiskCommand command);
+  void open_remotes();
   void copy_ended(const CopyJob& job);
 
   const ExecutorOptions options_;
@@ -120,6 +131,7 @@ class Executor {
   std::vector<InjectedFault> faults_;
   bool closed_ = false;
   std::unique_ptr<DiskTier> disk_;
+  std::vector<std::unique_ptr<RemoteTier>> remotes_;
   std::unique_ptr<CopyThreads> copies_;  // last: its threads use all of the above
 };
 

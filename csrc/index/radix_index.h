@@ -33,6 +33,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/chunk_key.h"
 #include "core/types.h"
 #include "index/chunk_table.h"
 #include "index/extent_allocator.h"
@@ -91,6 +92,13 @@ struct SpillReservation {
   std::vector<Token> tokens;
   NamespaceDigest digest = {};
   std::uint64_t missing_units = 0;
+};
+
+// Chunks of one path to write to a remote tier, with their tokens one after the other.
+struct PutReservation {
+  std::vector<ChunkRef> chunks;
+  std::vector<Token> tokens;
+  Digest parent_key = {};  // of the chunk before the first
 };
 
 struct TierStats {
@@ -186,6 +194,19 @@ class RadixIndex {
   // Puts the chunks of a reopened disk into the index, ready there. Throws, changing nothing, where
   // they contradict themselves or the disk is not empty. Of equal chunks the first counts.
   void restore_disk(const RestoredChunks& restored);
+
+  // --- Remote tiers (radix_index_keys.cpp). They are not the index's: it only names chunks. ---
+
+  // As far as memory still has these chunks of one path, from the first: one use on each, which
+  // release_uses() ends.
+  PutReservation reserve_put(std::span<const ChunkRef> chunks);
+
+  // The content key (core/chunk_key.h) of the chunk before this one; the root's before the first.
+  // Throws where the chunk has gone.
+  Digest parent_key(const ChunkRef& chunk);
+
+  // The content key of the last chunk that a pin covers whole; the root's where there is none.
+  Digest prefix_key(NamespaceId space, const Pin& pin);
 
   // --- Leaving (radix_index_leave.cpp) ---
 
@@ -338,6 +359,9 @@ class RadixIndex {
   void restore_chain(const RestoredChunks& restored, std::span<const std::size_t> chain,
                      std::span<const std::uint64_t> token_begin, std::vector<ChunkId>& ids);
 
+  // Keys (radix_index_keys.cpp).
+  const Digest& key_of(ChunkId id);
+
   // Checking (radix_index_check.cpp).
   void check_nodes(NodeId root, std::uint32_t& num_nodes, std::uint64_t& num_tokens) const;
   void check_chunk(ChunkId id) const;
@@ -356,6 +380,13 @@ class RadixIndex {
   // behind.
   std::unordered_map<NodeId, std::vector<ChunkId>> near_tails_;
   std::deque<std::pair<ChunkId, std::uint32_t>> spill_queue_;  // with generation
+  // By chunk, as far as remote tiers have asked; empty without one.
+  struct KnownKey {
+    Digest key = {};
+    std::uint32_t generation = 0;
+    bool is_known = false;
+  };
+  std::vector<KnownKey> keys_;
   std::uint64_t num_pins_ = 0;
   std::uint64_t num_dropped_ = 0;
   std::uint64_t hash_ = 0x9E3779B97F4A7C15ull;

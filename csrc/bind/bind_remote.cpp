@@ -1,0 +1,113 @@
+// Remote tiers for Python: where they are, commands to them, and the keys by which they know
+// chunks. No logic.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <pybind11/typing.h>
+
+#include <utility>
+
+#include "bind/arrays.h"
+#include "bind/disk_arrays.h"
+#include "bind/remote_parts.h"
+
+namespace radixkv::bind {
+
+using namespace pybind11::literals;
+
+namespace {
+
+using TokenArray = py::array_t<Token, py::array::c_style>;
+using PyHealth = py::typing::List<py::typing::Tuple<py::bool_, py::str>>;
+// Chunks, their tokens, and the key of the chunk before the first.
+using PyPut = py::typing::Tuple<py::array, py::array, py::bytes>;
+
+void submit_remote(Executor& executor, CommandKind kind, std::int64_t command_id,
+                   std::size_t remote, const py::object& chunks, const TokenArray& tokens,
+                   const py::bytes& parent_key) {
+  RemoteCommand command;
+  command.kind = kind;
+  command.id = command_id;
+  const ChunkArgument argument(chunks);
+  command.chunks.assign(argument.view().begin(), argument.view().end());
+  command.tokens.assign(tokens.data(), tokens.data() + tokens.size());
+  command.parent_key = to_digest("parent_key", parent_key);
+  executor.submit_remote(remote, std::move(command));
+}
+
+PyHealth remote_health(const Executor& executor) {
+  PyHealth all;
+  for (const auto& remote : executor.remotes()) {
+    const RemoteHealth health = remote->health();
+    all.append(py::make_tuple(health.is_connected, health.reason));
+  }
+  return all;
+}
+
+std::int64_t remote_changes(const Executor& executor) {
+  std::int64_t count = 0;
+  for (const auto& remote : executor.remotes()) count += remote->num_changes();
+  return count;
+}
+
+}  // namespace
+
+void bind_remote_options(py::module_& module) {
+  py::class_<RedisEndpoint>(module, "RedisEndpoint")
+      .def(py::init<>())
+      .def_readwrite("host", &RedisEndpoint::host)
+      .def_readwrite("unix_path", &RedisEndpoint::unix_path)
+      .def_readwrite("port", &RedisEndpoint::port)
+      .def_readwrite("username", &RedisEndpoint::username)
+      .def_readwrite("password", &RedisEndpoint::password)
+      .def_readwrite("database", &RedisEndpoint::database)
+      .def_readwrite("tls", &RedisEndpoint::tls)
+      .def_readwrite("ca_file", &RedisEndpoint::ca_file)
+      .def_readwrite("verifies_server", &RedisEndpoint::verifies_server)
+      .def_readwrite("timeout_s", &RedisEndpoint::timeout_s)
+      .def_readwrite("ttl_s", &RedisEndpoint::ttl_s);
+}
+
+void bind_remote_commands(py::class_<Executor>& executor) {
+  executor
+      .def("submit_remote", &submit_remote, "kind"_a, "command_id"_a, "remote"_a, "chunks"_a,
+           "tokens"_a.noconvert(), "parent_key"_a)
+      .def("remote_health", &remote_health)
+      .def("remote_changes", &remote_changes);
+}
+
+void bind_index_keys(IndexClass& index) {
+  index
+      .def(
+          "reserve_put",
+          [](SharedIndex& self, const py::object& chunks) -> PyPut {
+            const ChunkArgument argument(chunks);
+            const PutReservation result =
+                self.write([&](RadixIndex& native) { return native.reserve_put(argument.view()); });
+            const TokenArray tokens(static_cast<py::ssize_t>(result.tokens.size()),
+                                    result.tokens.data());
+            return py::make_tuple(to_array(result.chunks), tokens, to_bytes(result.parent_key));
+          },
+          "chunks"_a, "Uses what memory still has of these chunks: (chunks, tokens, parent_key).")
+      .def(
+          "parent_key",
+          [](SharedIndex& self, const py::object& chunks) {
+            const ChunkArgument argument(chunks);
+            if (argument.view().empty()) throw py::value_error("chunks: expected at least one");
+            const ChunkRef& first = argument.view().front();
+            return to_bytes(
+                self.write([&](RadixIndex& native) { return native.parent_key(first); }));
+          },
+          "chunks"_a, "The content key of the chunk before the first of these.")
+      .def(
+          "prefix_key",
+          [](const IndexPointer& self, const PrefixHandle& handle, NamespaceId space) {
+            const Pin& pin = pin_of(handle, self);
+            return to_bytes(
+                self->write([&](RadixIndex& native) { return native.prefix_key(space, pin); }));
+          },
+          "handle"_a, "namespace"_a = 0,
+          "The content key of the last chunk that the handle covers whole.");
+}
+
+}  // namespace radixkv::bind

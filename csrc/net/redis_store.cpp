@@ -1,0 +1,217 @@
+#include "net/redis_store.h"
+
+#include <algorithm>
+#include <chrono>
+#include <string>
+
+namespace radixkv {
+namespace {
+
+constexpr std::size_t kFirstKeys = 64;  // a prompt of 4,096 tokens
+constexpr std::size_t kMoreKeys = 1024;
+constexpr double kLeastBytesPerS = 20e6;  // slower than this is as good as dead
+
+iovec part_of(std::span<const std::byte> bytes) {
+  return {const_cast<std::byte*>(bytes.data()), bytes.size()};
+}
+
+iovec part_of(const std::string& text) { return part_of(std::as_bytes(std::span(text))); }
+
+CompletionStatus status_of(const RespError& error) {
+  return error.starts_with("OOM") ? CompletionStatus::kFull : CompletionStatus::kFailed;
+}
+
+}  // namespace
+
+RedisStore::RedisStore(const ObjectShape& shape, const RedisEndpoint& endpoint, int wake_fd)
+    : shape_(shape), endpoint_(endpoint), connection_(endpoint, wake_fd) {}
+
+void RedisStore::ping() {
+  limit_time(0);
+  connection_.send("*1\r\n$4\r\nPING\r\n");
+  try {
+    connection_.read_number();
+  } catch (const RespError& error) {
+    throw NetFailure(NetFailure::Kind::kRefused, error.text);
+  }
+}
+
+// A server that trickles does not time out by itself.
+void RedisStore::limit_time(std::int64_t num_bytes) {
+  const double seconds = 2 * endpoint_.timeout_s + static_cast<double>(num_bytes) / kLeastBytesPerS;
+  connection_.set_deadline(
+      Stream::Clock::now() +
+      std::chrono::duration_cast<Stream::Clock::duration>(std::chrono::duration<double>(seconds)));
+}
+
+StoreOutcome RedisStore::put(std::span<const ChunkObject> objects) {
+  std::int64_t num_bytes = 0;
+  for (const ChunkObject& object : objects) num_bytes += std::ssize(object.payload);
+  limit_time(num_bytes);
+  const std::vector<bool> is_there = find(objects);
+  for (std::size_t i = 0; i < objects.size(); ++i) {
+    if (!is_there[i]) send_object(objects[i]);
+  }
+  StoreOutcome outcome{objects.size()};
+  for (std::size_t i = 0; i < objects.size(); ++i) {
+    for (std::int64_t part = is_there[i] ? 0 : objects[i].num_parts(); part > 0; --part) {
+      try {
+        connection_.read_number();
+      } catch (const RespError& error) {
+        if (i < outcome.num_ok) outcome = {i, status_of(error)};
+      }
+    }
+  }
+  return outcome;
+}
+
+// Which objects the server has, with all parts. Where it forgets what is not used, this is a use.
+std::vector<bool> RedisStore::find(std::span<const ChunkObject> objects) {
+  std::string requests;
+  for (const ChunkObject& object : objects) {
+    for (std::int64_t part = 0; part < object.num_parts(); ++part) {
+      const std::string name = object_name(shape_, object.key, part);
+      if (endpoint_.ttl_s > 0) {
+        append_request(&requests, {"EXPIRE", name, std::to_string(endpoint_.ttl_s)});
+      } else {
+        append_request(&requests, {"EXISTS", name});
+      }
+    }
+  }
+  connection_.send(requests);
+  std::vector<bool> found;
+  for (const ChunkObject& object : objects) {
+    std::int64_t num_there = 0;
+    for (std::int64_t part = 0; part < object.num_parts(); ++part) {
+      try {
+        num_there += connection_.read_number();
+      } catch (const RespError&) {
+        // Then it is written, and that is refused with a reason.
+      }
+    }
+    found.push_back(num_there == object.num_parts());
+  }
+  return found;
+}
+
+// One SET for each part, the first part last.
+void RedisStore::send_object(const ChunkObject& object) {
+  const std::vector<std::byte> head = make_head(shape_, object);
+  for (std::int64_t part = object.num_parts(); part-- > 0;) {
+    const std::span<const std::byte> payload = object.part(part);
+    const std::span<const std::byte> before = part == 0 ? std::span(head) : std::span<std::byte>();
+    const std::string name = object_name(shape_, object.key, part);
+    std::string begin = endpoint_.ttl_s > 0 ? "*5\r\n" : "*3\r\n";
+    begin += "$3\r\nSET\r\n$" + std::to_string(name.size()) + "\r\n" + name + "\r\n$" +
+             std::to_string(before.size() + payload.size()) + "\r\n";
+    std::string end = "\r\n";
+    if (endpoint_.ttl_s > 0) {
+      const std::string seconds = std::to_string(endpoint_.ttl_s);
+      end += "$2\r\nEX\r\n$" + std::to_string(seconds.size()) + "\r\n" + seconds + "\r\n";
+    }
+    const iovec parts[] = {part_of(begin), part_of(before), part_of(payload), part_of(end)};
+    connection_.send(parts);
+  }
+}
+
+StoreOutcome RedisStore::get(std::span<const ChunkObject> objects) {
+  std::string requests;
+  std::int64_t num_bytes = 0;
+  for (const ChunkObject& object : objects) {
+    num_bytes += std::ssize(object.payload);
+    for (std::int64_t part = 0; part < object.num_parts(); ++part) {
+      append_request(&requests, {"GET", object_name(shape_, object.key, part)});
+    }
+  }
+  limit_time(num_bytes);
+  connection_.send(requests);
+  StoreOutcome outcome{objects.size()};
+  std::vector<const ChunkObject*> corrupt;
+  for (std::size_t i = 0; i < objects.size(); ++i) {
+    const CompletionStatus status = read_object(objects[i]);
+    if (status == CompletionStatus::kCorrupt) corrupt.push_back(&objects[i]);
+    if (status != CompletionStatus::kOk && i < outcome.num_ok) outcome = {i, status};
+  }
+  for (const ChunkObject* object : corrupt) remove(*object);
+  return outcome;
+}
+
+CompletionStatus RedisStore::read_object(const ChunkObject& object) {
+  std::vector<std::byte> head(object.head_bytes());
+  bool is_whole = true;
+  bool is_there = true;
+  bool is_refused = false;
+  for (std::int64_t part = 0; part < object.num_parts(); ++part) {
+    const auto before = part == 0 ? std::span(head) : std::span<std::byte>();
+    try {
+      is_whole &= read_part(before, object.part(part), &is_there);
+    } catch (const RespError&) {
+      is_refused = true;
+    }
+  }
+  if (is_refused) return CompletionStatus::kFailed;
+  if (!is_there) return CompletionStatus::kAbsent;
+  const bool is_right = is_whole && is_the_one(shape_, object, head);
+  return is_right ? CompletionStatus::kOk : CompletionStatus::kCorrupt;
+}
+
+// One reply. False, with the reply read all the same, where its length is not the expected one.
+bool RedisStore::read_part(std::span<std::byte> head, std::span<std::byte> payload,
+                           bool* is_there) {
+  const std::optional<std::int64_t> length = connection_.read_length();
+  if (!length) {
+    *is_there = false;
+    return false;
+  }
+  const bool fits = *length == std::ssize(head) + std::ssize(payload);
+  if (fits) {
+    connection_.read_bytes(head);
+    connection_.read_bytes(payload);
+  } else {
+    connection_.skip_bytes(*length);
+  }
+  connection_.end_bytes();
+  return fits;
+}
+
+void RedisStore::remove(const ChunkObject& object) {
+  std::string request;
+  append_request(&request, {"UNLINK", object_name(shape_, object.key)});
+  connection_.send(request);
+  try {
+    connection_.read_number();
+  } catch (const RespError&) {
+    // It may be read, but not written, by this user: it stays spoilt, and a miss.
+  }
+}
+
+std::size_t RedisStore::lookup(std::span<const Digest> keys) {
+  std::size_t num_found = 0;
+  std::size_t batch = kFirstKeys;
+  while (!keys.empty()) {
+    const auto asked = keys.first(std::min(batch, keys.size()));
+    std::string requests;
+    for (const Digest& key : asked) {
+      append_request(&requests, {"EXISTS", object_name(shape_, key)});
+    }
+    limit_time(0);
+    connection_.send(requests);
+    std::size_t num_here = asked.size();
+    for (std::size_t i = 0; i < asked.size(); ++i) {
+      std::int64_t is_there = 0;
+      try {
+        is_there = connection_.read_number();
+      } catch (const RespError&) {
+        // As if it were not there.
+      }
+      if (is_there != 1) num_here = std::min(num_here, i);
+    }
+    num_found += num_here;
+    if (num_here < asked.size()) break;
+    keys = keys.subspan(asked.size());
+    batch = kMoreKeys;
+  }
+  return num_found;
+}
+
+}  // namespace radixkv

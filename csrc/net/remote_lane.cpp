@@ -1,0 +1,239 @@
+#include "net/remote_lane.h"
+
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <system_error>
+#include <utility>
+
+#include "core/chunk_key.h"
+
+namespace radixkv {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr auto kFirstPause = 100ms;
+constexpr auto kLastPause = 5s;
+constexpr auto kIdleCheck = 1s;
+constexpr std::size_t kMaxQueued = 1024;
+
+int make_wake_fd() {
+  const int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (fd < 0) throw std::system_error(errno, std::generic_category(), "eventfd");
+  return fd;
+}
+
+}  // namespace
+
+RemoteLane::RemoteLane(const RemoteContext* context)
+    : context_(*context), wake_fd_(make_wake_fd()), pause_(kFirstPause) {
+  thread_ = std::jthread([this] { run(); });
+}
+
+void RemoteLane::submit(RemoteCommand command) {
+  {
+    const std::lock_guard lock(mutex_);
+    const bool is_taken = health_.is_connected && !is_closing_ && !command.injected_failure &&
+                          queue_.size() < kMaxQueued;
+    if (is_taken) {
+      queue_.push_back(std::move(command));
+      changed_.notify_all();
+      return;
+    }
+  }
+  end(command, 0, CompletionStatus::kFailed);
+}
+
+void RemoteLane::close(double drain_s) {
+  if (!thread_.joinable()) return;
+  {
+    std::unique_lock lock(mutex_);
+    is_closing_ = true;
+    changed_.notify_all();
+    changed_.wait_for(lock, std::chrono::duration<double>(drain_s),
+                      [this] { return queue_.empty() && !is_busy_; });
+  }
+  static_cast<void>(eventfd_write(wake_fd_, 1));
+  thread_.join();
+  fail_queue();
+  ::close(wake_fd_);
+}
+
+RemoteHealth RemoteLane::health() const {
+  const std::lock_guard lock(mutex_);
+  return health_;
+}
+
+void RemoteLane::run() {
+  for (;;) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (is_closing_ && queue_.empty()) return;
+    }
+    if (store_) {
+      serve_next();
+    } else {
+      keep_asking();
+    }
+  }
+}
+
+bool RemoteLane::connect(std::string* reason) {
+  try {
+    store_ = std::make_unique<RedisStore>(context_.shape, context_.endpoint, wake_fd_);
+    store_->ping();
+    return true;
+  } catch (const NetFailure& failure) {
+    store_.reset();
+    *reason = failure.what();
+    return false;
+  }
+}
+
+void RemoteLane::keep_asking() {
+  std::string reason;
+  if (connect(&reason)) {
+    pause_ = kFirstPause;
+    set_health({true, ""});
+    return;
+  }
+  set_health({false, reason});
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, pause_, [this] { return is_closing_; });
+  pause_ = std::min<Clock::duration>(2 * pause_, kLastPause);
+}
+
+void RemoteLane::serve_next() {
+  RemoteCommand command;
+  {
+    std::unique_lock lock(mutex_);
+    changed_.wait_for(lock, kIdleCheck, [this] { return is_closing_ || !queue_.empty(); });
+    if (queue_.empty()) {
+      if (is_closing_) return;
+      lock.unlock();
+      return check_server();
+    }
+    command = std::move(queue_.front());
+    queue_.pop_front();
+    is_busy_ = true;
+  }
+  execute(command, true);
+  const std::lock_guard lock(mutex_);
+  is_busy_ = false;
+  changed_.notify_all();
+}
+
+void RemoteLane::check_server() {
+  try {
+    store_->ping();
+  } catch (const NetFailure& failure) {
+    cut_off(failure.what());
+  }
+}
+
+void RemoteLane::execute(const RemoteCommand& command, bool may_reconnect) {
+  try {
+    switch (command.kind) {
+      case CommandKind::kPut:
+        return put(command);
+      case CommandKind::kGet:
+        return get(command);
+      default:
+        return lookup(command);
+    }
+  } catch (const NetFailure& failure) {
+    // A server that was restarted, or that ends idle connections, is there again at once.
+    std::string reason = failure.what();
+    const bool is_idle_end = failure.kind() == NetFailure::Kind::kClosed && may_reconnect;
+    if (is_idle_end && connect(&reason)) return execute(command, false);
+    cut_off(reason);
+    end(command, 0, CompletionStatus::kFailed);
+  }
+}
+
+void RemoteLane::put(const RemoteCommand& command) {
+  const auto& chunks = command.chunks;
+  const auto gone = std::ranges::find_if(
+      chunks, [this](const ChunkRef& chunk) { return !context_.tags->holds(chunk); });
+  std::vector<ChunkObject> objects = objects_of(command);
+  objects.resize(static_cast<std::size_t>(gone - chunks.begin()));
+  const StoreOutcome outcome = store_->put(objects);
+  const bool is_short = outcome.num_ok == objects.size() && gone != chunks.end();
+  end(command, outcome.num_ok, is_short ? CompletionStatus::kCorrupt : outcome.status);
+}
+
+void RemoteLane::get(const RemoteCommand& command) {
+  for (const ChunkRef& chunk : command.chunks) context_.tags->wipe(chunk);
+  const StoreOutcome outcome = store_->get(objects_of(command));
+  finish_get(command, outcome.num_ok);
+  end(command, outcome.num_ok, outcome.status);
+}
+
+// The bytes are down: clears the padding of their extents and says what they are.
+void RemoteLane::finish_get(const RemoteCommand& command, std::size_t num_ok) const {
+  for (const ChunkRef& chunk : std::span(command.chunks).first(num_ok)) {
+    const std::size_t stored = context_.payload(chunk).size();
+    std::ranges::fill(context_.extent(chunk).subspan(stored), std::byte{0});
+    context_.tags->set(chunk);
+  }
+}
+
+void RemoteLane::lookup(const RemoteCommand& command) {
+  std::vector<Digest> keys;
+  Digest key = command.parent_key;
+  const std::size_t step = context_.chunk_tokens;
+  for (std::size_t first = 0; first + step <= command.tokens.size(); first += step) {
+    key = chunk_key(key, std::span(command.tokens).subspan(first, step));
+    keys.push_back(key);
+  }
+  end(command, store_->lookup(keys) * step, CompletionStatus::kOk);
+}
+
+std::vector<ChunkObject> RemoteLane::objects_of(const RemoteCommand& command) const {
+  std::vector<ChunkObject> objects;
+  std::span<const Token> tokens = command.tokens;
+  Digest key = command.parent_key;
+  for (const ChunkRef& chunk : command.chunks) {
+    const auto own = tokens.first(chunk.num_tokens);
+    tokens = tokens.subspan(chunk.num_tokens);
+    key = chunk_key(key, own);
+    objects.push_back({key, own, context_.payload(chunk)});
+  }
+  return objects;
+}
+
+void RemoteLane::end(const RemoteCommand& command, std::size_t num_ok,
+                     CompletionStatus status) const {
+  std::int64_t num_bytes = 0;
+  if (command.kind != CommandKind::kLookup) {
+    for (std::size_t i = 0; i < num_ok; ++i)
+      num_bytes += std::ssize(context_.payload(command.chunks[i]));
+  }
+  context_.sink(command.kind, {command.id, static_cast<std::int32_t>(num_ok), status}, num_bytes);
+}
+
+void RemoteLane::set_health(const RemoteHealth& health) {
+  const std::lock_guard lock(mutex_);
+  if (health_ == health) return;
+  health_ = health;
+  num_changes_.fetch_add(1, std::memory_order_relaxed);
+}
+
+void RemoteLane::cut_off(const std::string& reason) {
+  store_.reset();
+  set_health({false, reason});
+  fail_queue();
+}
+
+void RemoteLane::fail_queue() {
+  std::deque<RemoteCommand> failed;
+  {
+    const std::lock_guard lock(mutex_);
+    failed.swap(queue_);
+  }
+  for (const RemoteCommand& command : failed) end(command, 0, CompletionStatus::kFailed);
+}
+
+}  // namespace radixkv

@@ -1,0 +1,104 @@
+#include "net/socket.h"
+
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <memory>
+
+namespace radixkv {
+namespace {
+
+constexpr int kBufferBytes = 4 << 20;
+
+std::string describe(int error) { return std::strerror(error); }
+
+void set_option(int fd, int level, int name, int value) {
+  // Best effort: without it the connection is slower, not wrong.
+  static_cast<void>(setsockopt(fd, level, name, &value, sizeof value));
+}
+
+}  // namespace
+
+Socket::Socket(const RedisEndpoint& endpoint, int wake_fd)
+    : wake_fd_(wake_fd),
+      timeout_(std::chrono::duration_cast<Stream::Clock::duration>(
+          std::chrono::duration<double>(endpoint.timeout_s))) {
+  if (endpoint.unix_path.empty()) {
+    connect_tcp(endpoint);
+  } else {
+    connect_unix(endpoint.unix_path);
+  }
+}
+
+Socket::~Socket() {
+  if (fd_ >= 0) close(fd_);
+}
+
+void Socket::connect_unix(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof address.sun_path) {
+    throw NetFailure(NetFailure::Kind::kRefused, path + ": the path is too long for a socket");
+  }
+  std::copy(path.begin(), path.end(), address.sun_path);
+  connect_to(reinterpret_cast<const sockaddr*>(&address), sizeof address, path);
+}
+
+void Socket::connect_tcp(const RedisEndpoint& endpoint) {
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  const std::string port = std::to_string(endpoint.port);
+  const int error = getaddrinfo(endpoint.host.c_str(), port.c_str(), &hints, &found);
+  if (error != 0) {
+    throw NetFailure(NetFailure::Kind::kRefused, endpoint.host + ": " + gai_strerror(error));
+  }
+  const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> addresses(found, &freeaddrinfo);
+  for (const addrinfo* address = found; address != nullptr; address = address->ai_next) {
+    try {
+      connect_to(address->ai_addr, address->ai_addrlen, endpoint.host + ":" + port);
+      break;
+    } catch (const NetFailure& failure) {
+      if (address->ai_next == nullptr || failure.kind() == NetFailure::Kind::kStopped) throw;
+    }
+  }
+  set_option(fd_, IPPROTO_TCP, TCP_NODELAY, 1);
+}
+
+void Socket::connect_to(const sockaddr* address, socklen_t length, const std::string& name) {
+  if (fd_ >= 0) close(fd_);
+  fd_ = socket(address->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  if (fd_ < 0) throw NetFailure(NetFailure::Kind::kRefused, name + ": " + describe(errno));
+  set_option(fd_, SOL_SOCKET, SO_RCVBUF, kBufferBytes);
+  set_option(fd_, SOL_SOCKET, SO_SNDBUF, kBufferBytes);
+  int error = connect(fd_, address, length) == 0 ? 0 : errno;
+  if (error == EINPROGRESS) {
+    wait(POLLOUT);
+    socklen_t size = sizeof error;
+    getsockopt(fd_, SOL_SOCKET, SO_ERROR, &error, &size);
+  }
+  if (error != 0) throw NetFailure(NetFailure::Kind::kRefused, name + ": " + describe(error));
+}
+
+void Socket::wait(short events) const {
+  const Stream::Clock::time_point until = std::min(deadline_, Stream::Clock::now() + timeout_);
+  pollfd watched[] = {{fd_, events, 0}, {wake_fd_, POLLIN, 0}};
+  for (;;) {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - Stream::Clock::now());
+    const int count = poll(watched, 2, static_cast<int>(std::max<std::int64_t>(0, left.count())));
+    if (count < 0 && errno == EINTR) continue;
+    if (watched[1].revents != 0) throw NetFailure(NetFailure::Kind::kStopped, "shutting down");
+    if (count > 0) return;
+    throw NetFailure(NetFailure::Kind::kTimeout, "no answer in time");
+  }
+}
+
+}  // namespace radixkv

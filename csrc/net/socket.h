@@ -1,0 +1,40 @@
+// A connected socket that never blocks: what plain and encrypted streams stand on.
+#pragma once
+
+#include <sys/socket.h>
+
+#include <chrono>
+#include <string>
+
+#include "net/endpoint.h"
+#include "net/stream.h"
+
+namespace radixkv {
+
+class Socket {
+ public:
+  // Connects. Throws NetFailure.
+  Socket(const RedisEndpoint& endpoint, int wake_fd);
+  ~Socket();
+  Socket(const Socket&) = delete;
+  Socket& operator=(const Socket&) = delete;
+
+  int fd() const { return fd_; }
+
+  // Waits until the socket can be read (POLLIN) or written (POLLOUT). Throws NetFailure.
+  void wait(short events) const;
+
+  void set_deadline(Stream::Clock::time_point deadline) { deadline_ = deadline; }
+
+ private:
+  void connect_unix(const std::string& path);
+  void connect_tcp(const RedisEndpoint& endpoint);
+  void connect_to(const sockaddr* address, socklen_t length, const std::string& name);
+
+  const int wake_fd_;
+  const Stream::Clock::duration timeout_;
+  Stream::Clock::time_point deadline_ = Stream::Clock::time_point::max();
+  int fd_ = -1;
+};
+
+}  // namespace radixkv

@@ -1,0 +1,359 @@
+"""Two caches that share nothing but a Redis server: what one stored the other finds, bit by bit."""
+
+from __future__ import annotations
+
+import http.server
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from redis_server import RedisServer, free_port, remote_config, running_server
+from test_cache import CHUNK, Engine, prompt, slots
+
+from radixkv import KVCache, Namespace
+from radixkv.config import CacheConfig
+
+TIMEOUT_S = 30.0
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory) -> Iterator[RedisServer]:
+    yield from running_server(tmp_path_factory.mktemp("redis"))
+
+
+@pytest.fixture
+def server(shared_server) -> RedisServer:
+    """Empty."""
+    shared_server.client.flushall()
+    return shared_server
+
+
+class Host:
+    """An engine with its cache, on a machine of its own but for the server."""
+
+    def __init__(self, *urls: str, engine: Engine | None = None, **settings) -> None:
+        self.engine = engine or Engine(seed=1)
+        config = remote_config(*urls, **settings)
+        self.cache = KVCache(self.engine.layout, config, engine=self.engine.memory)
+
+    def __enter__(self) -> Host:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cache.close()
+
+    @property
+    def counters(self):
+        return self.cache.planner.counters
+
+    def wait_for(self, serves: bool = True) -> str:
+        """Until the server is there, or is known not to be; gives the reason."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while True:
+            has, reason = self.cache.executor.remote_health()[0]
+            if has == serves and reason != "not asked yet":
+                return reason
+            assert time.monotonic() < deadline, reason
+            self.cache.wait_for_completion(0.01)
+
+    def keep(self, tokens: np.ndarray, namespace: int | None = None) -> np.ndarray:
+        """Store a prompt and write it through; gives its rows."""
+        self.wait_for()
+        where = slots(5, len(tokens))
+        ticket = self.cache.store(tokens, where, namespace)
+        assert ticket is not None
+        assert ticket.wait()
+        assert self.cache.settle()
+        return self.engine.rows(where)
+
+    def find(self, tokens: np.ndarray, namespace: int | None = None) -> np.ndarray:
+        """The rows of what can be had of a prompt, from wherever."""
+        self.engine.wipe()
+        self.cache.fetch(tokens, namespace)
+        with self.cache.acquire(tokens, namespace) as handle:
+            where = slots(9, handle.num_memory_tokens)
+            if len(where):
+                assert self.cache.load(handle, where).wait()
+        return self.engine.rows(where)
+
+
+@pytest.mark.parametrize("scheme", ["unix_url", "tcp_url"])
+def test_what_one_stored_the_other_finds(server, scheme):
+    tokens = prompt(1, 6 * CHUNK + 5)
+    with Host(getattr(server, scheme)) as first, Host(getattr(server, scheme)) as second:
+        rows = first.keep(tokens)
+        second.wait_for()
+
+        found = second.find(tokens)
+
+        assert np.array_equal(found, rows[:, : 6 * CHUNK])
+        assert second.counters.got == 6 * CHUNK
+        assert first.counters.put == len(tokens)
+
+
+def test_a_longer_prompt_finds_the_part_that_is_there(server):
+    tokens = prompt(1, 3 * CHUNK)
+    with Host(server.unix_url) as first, Host(server.unix_url) as second:
+        rows = first.keep(tokens)
+        second.wait_for()
+
+        found = second.find(np.concatenate([tokens, prompt(2, 100)]))
+
+        assert np.array_equal(found, rows)
+
+
+def test_what_is_here_already_is_not_brought_again(server):
+    tokens = prompt(1, 6 * CHUNK)
+    with Host(server.unix_url) as first, Host(server.unix_url) as second:
+        second.keep(tokens[: 2 * CHUNK])
+        rows = first.keep(tokens)
+
+        found = second.find(tokens)
+
+        assert np.array_equal(found[:, 2 * CHUNK :], rows[:, 2 * CHUNK :])
+        assert second.counters.got == 4 * CHUNK
+
+
+def test_what_the_server_has_is_not_written_again(server):
+    tokens = prompt(1, 4 * CHUNK)
+    with Host(server.unix_url) as first, Host(server.unix_url) as second:
+        first.keep(tokens)
+        before = server.client.info("stats")["total_net_input_bytes"]
+        second.keep(tokens)
+
+        assert second.counters.put == 4 * CHUNK
+        assert server.client.info("stats")["total_net_input_bytes"] - before < 4096
+
+
+def test_a_chunk_of_several_parts_comes_back_whole(server):
+    engines = [Engine(row=5600, seed=1) for _ in range(2)]
+    tokens = prompt(1, 512)
+    large = {"chunk_tokens": 256, "memory": {"size": "128MiB"}}  # a chunk has 8.6 MB
+    with (
+        Host(server.unix_url, engine=engines[0], **large) as first,
+        Host(server.unix_url, engine=engines[1], **large) as second,
+    ):
+        rows = first.keep(tokens)
+        second.wait_for()
+        assert server.client.dbsize() == 2 * 3
+
+        assert np.array_equal(second.find(tokens), rows)
+
+        server.client.delete(*server.client.keys("*:2"))  # evicted, say
+        second.cache.clear()
+        assert second.find(tokens).shape[1] == 0
+
+
+def test_tenants_share_nothing(server):
+    tokens = prompt(1, 2 * CHUNK)
+    with Host(server.unix_url) as first, Host(server.unix_url) as second:
+        first.keep(tokens)
+        second.wait_for()
+        layout = second.engine.layout.digest(CHUNK)
+        tenant = second.cache.namespace_id(Namespace("", layout, request_key="tenant"))
+
+        assert second.find(tokens, tenant).shape[1] == 0
+        assert second.counters.lookups == 1
+
+
+def test_another_layout_finds_nothing(server):
+    tokens = prompt(1, 2 * CHUNK)
+    with Host(server.unix_url) as first, Host(server.unix_url, engine=Engine(row=41)) as second:
+        first.keep(tokens)
+        second.wait_for()
+
+        assert second.find(tokens).shape[1] == 0
+
+
+@pytest.mark.parametrize("place", [0, 5, 30, 50, 70, 90, 160, -1])
+def test_a_flipped_bit_is_a_miss_and_is_written_anew(server, place):
+    tokens = prompt(1, 3 * CHUNK)
+    with Host(server.unix_url) as first, Host(server.unix_url) as second:
+        rows = first.keep(tokens)
+        second.wait_for()
+        for key in server.client.scan_iter():
+            value = bytearray(server.client.get(key))
+            value[place] ^= 4
+            server.client.set(key, bytes(value))
+
+        assert second.find(tokens).shape[1] == 0
+        assert second.counters.gets_corrupt == 3 * CHUNK
+
+        first.cache.clear()
+        first.engine.arrays[0][:] = 7
+        rows = first.keep(tokens)
+        assert np.array_equal(second.find(tokens), rows)
+
+
+def test_another_ones_object_is_a_miss(server):
+    ours, theirs = prompt(1, CHUNK), prompt(2, CHUNK)
+    with Host(server.unix_url) as first, Host(server.unix_url) as second:
+        first.keep(theirs)
+        [foreign] = server.client.keys()
+        value = server.client.get(foreign)
+        first.keep(ours)
+        [key] = set(server.client.keys()) - {foreign}
+        server.client.set(key, value)
+        second.wait_for()
+
+        assert second.find(ours).shape[1] == 0
+
+
+@pytest.mark.parametrize("value", ["a list", b"", b"x", b"x" * 100_000])
+def test_what_is_no_object_is_a_miss(server, value):
+    tokens = prompt(1, 2 * CHUNK)
+    with Host(server.unix_url) as first, Host(server.unix_url) as second:
+        first.keep(tokens)
+        for key in server.client.scan_iter():
+            server.client.delete(key)
+            if value == "a list":
+                server.client.rpush(key, "x")
+            else:
+                server.client.set(key, value)
+        second.wait_for()
+
+        assert second.find(tokens).shape[1] == 0
+        assert second.cache.executor.remote_health()[0][0]
+
+
+def test_what_goes_between_lookup_and_get_is_a_miss(server):
+    tokens = prompt(1, 4 * CHUNK)
+    with Host(server.unix_url) as first, Host(server.unix_url) as second:
+        first.keep(tokens[: 2 * CHUNK])
+        before = set(server.client.keys())
+        rows = first.keep(tokens)
+        second.wait_for()
+        prefetch = second.cache.prefetch(tokens)
+        second.cache.wait_for_completion(TIMEOUT_S)  # the answer: all of it is there
+        server.client.delete(*(set(server.client.keys()) - before))
+
+        while not prefetch.done:
+            second.cache.tick()
+
+        assert second.cache.end_prefetch(prefetch) == 2 * CHUNK
+        assert np.array_equal(second.find(tokens), rows[:, : 2 * CHUNK])
+        assert second.counters.gets_failed == 2 * CHUNK
+        assert second.counters.gets_corrupt == 0
+
+
+def test_what_is_not_used_is_forgotten_and_what_is_used_is_kept(server):
+    tokens = prompt(1, CHUNK)
+    url = server.unix_url + "?ttl=60min"
+    with Host(url) as first, Host(url) as second:
+        first.keep(tokens)
+        [key] = server.client.keys()
+        assert 3500 < server.client.ttl(key) <= 3600
+        server.client.expire(key, 100)
+
+        second.keep(tokens)
+
+        assert server.client.ttl(key) > 3500
+
+
+def test_databases_are_apart(server):
+    tokens = prompt(1, CHUNK)
+    with Host(server.tcp_url + "/3") as first, Host(server.unix_url + "?db=3") as second:
+        rows = first.keep(tokens)
+        second.wait_for()
+
+        assert server.client.dbsize() == 0
+        assert np.array_equal(second.find(tokens), rows)
+
+
+def test_a_second_server_has_what_the_first_lacks(server, tmp_path):
+    other = RedisServer(tmp_path)
+    tokens = prompt(1, 4 * CHUNK)
+    try:
+        with Host(other.unix_url) as first, Host(server.unix_url, other.unix_url) as second:
+            rows = first.keep(tokens)
+            second.wait_for()
+            while not second.cache.executor.remote_health()[1][0]:
+                second.cache.wait_for_completion(0.01)
+
+            assert np.array_equal(second.find(tokens), rows)
+    finally:
+        other.close()
+
+
+def test_after_all_was_cleared_servers_are_left_alone(server):
+    tokens = prompt(1, 2 * CHUNK)
+    with Host(server.unix_url) as host:
+        host.keep(tokens)
+
+        host.cache.clear(disk=True)
+
+        assert host.find(tokens).shape[1] == 0
+        host.keep(tokens)
+        assert host.counters.lookups == 0
+        assert host.counters.puts_dropped == 2 * CHUNK
+
+
+@pytest.fixture
+def certificate(tmp_path) -> Path:
+    """Of localhost, signed by itself; its key lies beside it."""
+    words = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
+    words += " -addext subjectAltName=DNS:localhost -keyout key.pem -out cert.pem"
+    subprocess.run(["openssl", *words.split()], cwd=tmp_path, check=True, capture_output=True)
+    return tmp_path / "cert.pem"
+
+
+def test_an_encrypted_connection_trusts_whom_it_is_told_to(tmp_path, certificate):
+    tokens = prompt(1, 4 * CHUNK)
+    port = free_port()
+    words = f"--tls-port {port} --tls-auth-clients no --tls-cert-file {certificate}"
+    words += f" --tls-key-file {certificate.with_name('key.pem')}"
+    for _ in running_server(tmp_path, *words.split()):
+        url = f"rediss://localhost:{port}/?ca={certificate}"
+        with Host(url) as first, Host(f"rediss://localhost:{port}/?verify=no") as second:
+            rows = first.keep(tokens)
+            second.wait_for()
+            assert np.array_equal(second.find(tokens), rows)
+
+        with Host(f"rediss://localhost:{port}") as stranger:
+            assert "certificate" in stranger.wait_for(serves=False)
+        with Host(f"rediss://127.0.0.1:{port}/?ca={certificate}") as renamed:
+            assert "certificate" in renamed.wait_for(serves=False)
+
+
+def test_a_server_with_a_password_is_served(tmp_path):
+    tokens = prompt(1, CHUNK)
+    for server in running_server(tmp_path, "--requirepass", "a secret/word"):
+        with Host(f"redis://:a%20secret%2Fword@127.0.0.1:{server.port}") as host:
+            host.keep(tokens)
+            assert host.counters.put == CHUNK
+
+        with Host(f"redis://:wrong@127.0.0.1:{server.port}") as host:
+            assert "password" in host.wait_for(serves=False)
+        with Host(server.tcp_url) as host:
+            assert "NOAUTH" in host.wait_for(serves=False)
+
+
+def test_a_cluster_is_refused_by_name(tmp_path):
+    for server in running_server(tmp_path, "--cluster-enabled", "yes"):
+        with Host(server.tcp_url) as host:
+            assert "part of a cluster" in host.wait_for(serves=False)
+
+
+def test_who_is_no_redis_is_cut_off(tmp_path):
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as web:
+        thread = threading.Thread(target=web.serve_forever)
+        thread.start()
+        try:
+            with Host(f"redis://127.0.0.1:{web.server_port}") as host:
+                assert host.wait_for(serves=False)
+        finally:
+            web.shutdown()
+            thread.join()
+
+
+def test_settings_of_a_host_are_those_of_every_rank(server):
+    config = CacheConfig.from_mapping({"remotes": [server.unix_url], "memory": {"size": "64MiB"}})
+
+    assert config.for_rank(4).remotes == config.remotes
