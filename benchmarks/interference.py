@@ -22,6 +22,7 @@ from gpu_engine import (
     random_slots,
 )
 from harness import emit, interleave, progress
+from transfer_peers import Peer, importable_peers
 
 from radixkv import _cuda
 
@@ -64,6 +65,20 @@ class Traffic(contextlib.AbstractContextManager["Traffic"]):
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+
+
+def on_own_stream(move: Callable[[], object]) -> Traffic:
+    """Traffic of what queues its copies on the current stream."""
+    stream = torch.cuda.Stream()
+
+    def submit() -> torch.cuda.Event:
+        event = torch.cuda.Event()
+        with torch.cuda.stream(stream):
+            move()
+            event.record()
+        return event
+
+    return Traffic(submit, torch.cuda.Event.synchronize)
 
 
 class Model:
@@ -120,18 +135,12 @@ class Bench:
 
     def plain(self, direction: Any) -> Traffic:
         """One copy of everything: what no path can undercut."""
-        stream = torch.cuda.Stream()
         pair = (self.chunks.truth, self.chunks.pinned)
         target, source = pair if direction == LOAD else pair[::-1]
+        return on_own_stream(lambda: target.copy_(source, non_blocking=True))
 
-        def submit() -> torch.cuda.Event:
-            event = torch.cuda.Event()
-            with torch.cuda.stream(stream):
-                target.copy_(source, non_blocking=True)
-                event.record()
-            return event
-
-        return Traffic(submit, torch.cuda.Event.synchronize)
+    def peer(self, peer: Peer) -> Callable[[Any], Traffic]:
+        return lambda direction: on_own_stream(peer.load if direction == LOAD else peer.store)
 
     def ours(self, path: Any, page: int) -> Callable[[Any], Traffic]:
         transfer = _cuda.CudaTransfer(self.engine.layout, path=path)
@@ -150,6 +159,9 @@ class Bench:
             "kernel": self.ours(_cuda.Path.KERNEL, page=16),
             "staged": self.ours(_cuda.Path.STAGED, page=16),
         }
+        slots = torch.from_numpy(random_slots(16)).cuda()
+        peers = importable_peers(self.engine, slots)
+        flows |= {name: self.peer(peer) for name, peer in peers.items()}
         cases: dict[str, Callable[[], float]] = {}
         for path, flow in flows.items():
             for name, ways in {"h2d": [LOAD], "d2h": [STORE], "both": [LOAD, STORE]}.items():

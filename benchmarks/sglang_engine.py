@@ -74,11 +74,17 @@ class Setup:
         device_tokens: What the GPU keeps.
         has_disk: Whether radixkv has a disk tier; the peer has none.
         has_graphs: Whether decode steps run as CUDA graphs, or are launched kernel by kernel.
+        page: Slots in a page of the engine.
+        attention: Name of SGLang's attention backend.
+        ranks: Tensor parallel ones, a GPU each.
     """
 
     device_tokens: int
     has_disk: bool = True
     has_graphs: bool = False
+    page: int = PAGE
+    attention: str = "triton"
+    ranks: int = 1
     shape: Shape = field(default_factory=Shape)
 
 
@@ -115,12 +121,13 @@ def start(cache: str, folder: Path, setup: Setup, is_made_up: bool) -> Any:
         model_path=str(folder),
         load_format="dummy" if is_made_up else "auto",
         skip_tokenizer_init=True,
-        attention_backend="triton",
+        attention_backend=setup.attention,
         sampling_backend="pytorch",
         grammar_backend="none",
         dtype="bfloat16",
         context_length=131072,
-        page_size=PAGE,
+        page_size=setup.page,
+        tp_size=setup.ranks,
         chunked_prefill_size=16384,
         max_total_tokens=setup.device_tokens,
         mem_fraction_static=0.5,
@@ -131,9 +138,10 @@ def start(cache: str, folder: Path, setup: Setup, is_made_up: bool) -> Any:
 
 
 def measure(cache: str) -> Times:
-    """Runs the calling benchmark with `--only cache` in a process of its own; gives its values."""
+    """Runs the calling benchmark, with `--only cache` beside its own options, in a process of its
+    own; gives its values."""
     progress(f"{cache}: starting SGLang")
-    command = [sys.executable, sys.argv[0], "--only", cache]
+    command = [sys.executable, *sys.argv, "--only", cache]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     values: Times = json.loads(done.stdout.splitlines()[-1])
     return values

@@ -1,6 +1,7 @@
 """Are answers from KV that came back from memory as good as those from KV that never left the GPU?
 
     python benchmarks/sglang_parity.py          # on a machine with a GPU and SGLang
+    python benchmarks/sglang_parity.py --page 1 --attention flashinfer --ranks 2 --graphs
 
 A model of a Llama-3.2-1B shape with set weights answers 16 prompts: computed, found on the device,
 and found in memory. A row is the mean difference of a kind's log-probabilities from the computed
@@ -95,8 +96,9 @@ if os.environ.get(MISPLACES) and __name__ == "__mp_main__":  # SGLang's schedule
 class Bench:
     """One engine, and what it thinks of the first token after each prompt."""
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self, engine: Any, page: int) -> None:
         self._engine = engine
+        self._page = page
         source = random.Random(3)
         self._prompts = [
             [source.randrange(3, 128_000) for _ in range(PROMPT_TOKENS)] for _ in range(NUM_PROMPTS)
@@ -112,7 +114,7 @@ class Bench:
             top_logprobs_num=NUM_ASKED,
         )
         info = answer["meta_info"]
-        wanted = (len(prompt) - 1) // PAGE * PAGE if source else 0
+        wanted = (len(prompt) - 1) // self._page * self._page if source else 0
         details = info.get("cached_tokens_details") or {}
         found = details.get(source, 0) if source else info["cached_tokens"]
         if found != wanted:
@@ -142,10 +144,19 @@ def differences(truth: list[LogProbs], seen: list[LogProbs]) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", help=argparse.SUPPRESS)
-    only = parser.parse_args().only
-    if only:
-        setup = Setup(DEVICE_TOKENS, has_disk=False, shape=SHAPE)
-        run_alone(only, setup, lambda engine: Bench(engine).run(), write_weights)
+    parser.add_argument("--page", type=int, default=PAGE, help="slots in a page of the engine")
+    parser.add_argument("--attention", default="triton", help="SGLang's attention backend")
+    parser.add_argument("--ranks", type=int, default=1, help="GPUs")
+    parser.add_argument("--graphs", action="store_true", help="decode steps as CUDA graphs")
+    options = parser.parse_args()
+    circumstances = {name: getattr(options, name) for name in ("page", "attention", "ranks")}
+    if options.only:
+        setup = Setup(
+            DEVICE_TOKENS, has_disk=False, has_graphs=options.graphs, shape=SHAPE, **circumstances
+        )
+        run_alone(
+            options.only, setup, lambda engine: Bench(engine, options.page).run(), write_weights
+        )
         return
     right = measure("radixkv")
     os.environ[MISPLACES] = "1"
@@ -161,6 +172,8 @@ def main() -> None:
             allowed=round(ALLOWED * device, 5),
             control=round(control, 3),
             prompts=NUM_PROMPTS,
+            graphs=options.graphs,
+            **circumstances,
         )
     if not host <= ALLOWED * device < control:
         raise SystemExit(f"host {host:.4f}, device {device:.4f}, control {control:.4f}")

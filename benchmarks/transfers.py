@@ -1,4 +1,6 @@
-"""How fast does KV move between pinned memory and a GPU, beside one plain copy of as many bytes?"""
+"""How fast does KV move between pinned memory and a GPU, beside one plain copy of as many bytes and
+what SGLang and LMCache move it with, where they are installed?
+"""
 
 from __future__ import annotations
 
@@ -25,6 +27,7 @@ from gpu_engine import (
     vllm_engine,
 )
 from harness import emit, interleave, progress
+from transfer_peers import Peer, importable_peers
 
 from radixkv import _cuda
 
@@ -101,6 +104,22 @@ def plain_copy(chunks: Chunks, direction: Any) -> Case:
     return run
 
 
+def peer_cases(peers: dict[str, Peer], direction: Any) -> dict[str, Case]:
+    """Pages of 16 tokens; a peer's kernels hardly mind the page."""
+
+    def rate(move: Callable[[], None]) -> float:
+        begin = time.perf_counter()
+        move()
+        torch.cuda.synchronize()
+        return TOTAL_BYTES / (time.perf_counter() - begin) / 1e9
+
+    moves = {name: peer.load if direction == LOAD else peer.store for name, peer in peers.items()}
+    return {
+        f"transfer.{NAMES[direction]}.{name}.page16_gbps": functools.partial(rate, move)
+        for name, move in moves.items()
+    }
+
+
 def main() -> None:
     chunks = Chunks()
     paged = Bench(paged_engine(), chunks)
@@ -116,8 +135,10 @@ def main() -> None:
         progress(f"  checking {layout}")
         bench.check(page)
 
+    peers = importable_peers(paged.engine, torch.from_numpy(random_slots(16)).cuda())
     for direction, name in NAMES.items():
         cases = {f"transfer.{name}.plain_gbps": plain_copy(chunks, direction)}
+        cases |= peer_cases(peers, direction)
         for layout, bench, page in engines:
             cases |= bench.cases(layout, page, direction)
         small = paged.small_cases(direction)
@@ -128,7 +149,8 @@ def main() -> None:
         calls_ms = paged.calls_ms | nhd.calls_ms | hnd.calls_ms
         for case in cases:
             of_plain = round(float(np.median(values[case])) / plain, 4)
-            extra = {"path": paths.get(case, "plain"), "of_plain": of_plain}
+            path = paths.get(case, case.split(".")[2].removesuffix("_gbps"))
+            extra = {"path": path, "of_plain": of_plain}
             if case in calls_ms:
                 extra["call_ms"] = round(statistics.median(calls_ms[case]), 2)
             emit(case, values[case], "GB/s", **extra, **circumstances())
