@@ -1,10 +1,10 @@
-"""How close do the memory and disk tiers come to the machine's own memcpy and disk?
+"""How close do the tiers come to the machine's own memcpy, disk and sockets?
 
     python benchmarks/tiers.py [FOLDER]     on the file system to measure; ./build by default
 
 Chunks are those of an 8B model: 64 tokens, 8 MiB. The baselines are a plain memcpy with as many
 threads, and the best point of a fixed grid of fio (1 and 8 MiB, depth 2, 4 and 8, with and without
-registered buffers, O_DIRECT, random order, one sync at the end).
+registered buffers, O_DIRECT, random order, one sync at the end). `remotes.py` has the remote tiers.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+import remotes
 from harness import emit, interleave, progress
 
 from radixkv.commands import (
@@ -328,6 +329,7 @@ def main() -> None:
         measure_disk(Path(folder))
         progress("disk: open again")
         measure_open(Path(folder))
+    remotes.main()
 
 
 if __name__ == "__main__":

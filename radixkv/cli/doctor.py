@@ -15,6 +15,7 @@ from rich.table import Table
 from radixkv.cli.check_disk import check_disk
 from radixkv.cli.check_engines import check_engines
 from radixkv.cli.check_memory import check_memory
+from radixkv.cli.check_remotes import check_remotes
 from radixkv.cli.checks import Check, Status, fail, ok
 from radixkv.config import CacheConfig
 from radixkv.errors import ConfigError
@@ -54,7 +55,8 @@ def doctor(file: Path | None, as_json: bool) -> None:
 def run_checks(file: Path | None) -> list[Check]:
     """All checks, in the order in which they are printed."""
     settings, config = _check_config(file)
-    return [*check_engines(), settings, *check_memory(config), *check_disk(config)]
+    tiers = [*check_memory(config), *check_disk(config), *check_remotes(config)]
+    return [*check_engines(), settings, *tiers]
 
 
 def _check_config(file: Path | None) -> tuple[Check, CacheConfig]:

@@ -1,0 +1,240 @@
+"""How close do remote tiers come to a plain socket? Starts a redis-server of its own.
+
+    python benchmarks/remotes.py
+
+Chunks are those of an 8B model, 32 tokens, 4 MiB. The baseline sends as many bytes from one thread
+to another over a socket of the same kind, in pieces of 4 MiB.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from harness import emit, interleave, progress
+
+from radixkv.commands import CHUNK_DTYPE, NO_EXTENT, ChunkArray, Command, Get, Lookup, Put, Store
+from radixkv.executor import Executor
+from radixkv.layout import EngineMemory, KVLayout
+from radixkv.remote_url import RemoteUrl
+
+LAYOUT = KVLayout(num_layers=32, num_kv=2, row_bytes=2048, dtype="bfloat16")
+CHUNK_TOKENS = 32
+NUM_CHUNKS = 32
+CHUNKS_PER_COMMAND = 4
+PIECE_BYTES = 4 << 20
+PAYLOAD_BYTES = NUM_CHUNKS * PIECE_BYTES
+ROUNDS = 9
+
+SMALL_LAYOUT = KVLayout(num_layers=1, num_kv=1, row_bytes=64, dtype="uint8")
+SMALL_CHUNK_TOKENS = 16
+NUM_KEYS = 4096
+LOOKUPS = 4
+
+command_ids = itertools.count(1)
+
+
+@contextmanager
+def redis_server(folder: Path) -> Iterator[tuple[str, str]]:
+    """Runs one; gives its URLs, TCP and unix."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    path = folder / "redis.sock"
+    words = ["redis-server", "--port", str(port), "--unixsocket", str(path), "--save", ""]
+    with subprocess.Popen(
+        [*words, "--bind", "127.0.0.1", "--maxmemory", "1gb", "--maxmemory-policy", "allkeys-lru"],
+        stdout=subprocess.PIPE,
+    ) as server:
+        assert server.stdout is not None
+        try:
+            for line in server.stdout:
+                if b"Ready to accept connections" in line:
+                    break
+            threading.Thread(target=server.stdout.read, daemon=True).start()
+            yield f"redis://127.0.0.1:{port}", f"unix://{path}"
+        finally:
+            server.kill()
+
+
+def make_chunks(executor: Executor, num_chunks: int) -> ChunkArray:
+    """One prompt's, side by side in memory."""
+    units = -(-executor.layout.token_bytes * executor.chunk_tokens // executor.unit_bytes)
+    chunks = np.zeros(num_chunks, CHUNK_DTYPE)
+    chunks["id"] = chunks["span"] = np.arange(num_chunks)
+    chunks["generation"] = 1
+    chunks["memory_offset"] = np.arange(num_chunks) * units
+    chunks["disk_offset"] = chunks["parent_disk_offset"] = NO_EXTENT
+    chunks["num_tokens"] = chunks["count"] = executor.chunk_tokens
+    chunks["num_units"] = units
+    return chunks
+
+
+def run(executor: Executor, commands: Sequence[Command]) -> float:
+    """Seconds from the first submit to the last completion; all went well."""
+    begun = time.perf_counter()
+    for command in commands:
+        executor.submit(command)
+    left = len(commands)
+    while left:
+        for completion in executor.poll():
+            assert completion.status == 0, completion
+            left -= 1
+        if left:
+            executor.wait(60)
+    return time.perf_counter() - begun
+
+
+@contextmanager
+def stored_chunks(
+    layout: KVLayout, chunk_tokens: int, num_chunks: int, url: str
+) -> Iterator[tuple[Executor, ChunkArray]]:
+    """An executor whose memory has these chunks, connected to the server."""
+    num_tokens = num_chunks * chunk_tokens
+    random = np.random.default_rng(0)
+    shape = (num_tokens, layout.row_bytes)
+    rows = [random.integers(0, 256, shape, np.uint8) for _ in range(layout.num_rows)]
+    memory = EngineMemory(
+        np.array([row.ctypes.data for row in rows], np.uint64),
+        np.full(layout.num_rows, layout.row_bytes, np.int64),
+        num_tokens,
+        owner=rows,
+    )
+    memory_bytes = num_chunks * 16 * layout.unit_bytes(chunk_tokens)
+    remotes = [RemoteUrl.parse(url)]
+    with Executor(
+        layout, chunk_tokens=chunk_tokens, memory_bytes=memory_bytes, remotes=remotes
+    ) as executor:
+        executor.attach(memory)
+        chunks = make_chunks(executor, num_chunks)
+        slots = np.arange(num_tokens, dtype=np.int64)
+        run(executor, [Store(next(command_ids), chunks, slots)])
+        while not executor.remote_health()[0][0]:
+            time.sleep(0.01)
+        yield executor, chunks
+
+
+class BulkCase:
+    """Puts and gets all chunks over one kind of socket, each time under other keys."""
+
+    def __init__(self, executor: Executor, chunks: ChunkArray) -> None:
+        self._executor = executor
+        self._chunks = np.split(chunks, len(chunks) // CHUNKS_PER_COMMAND)
+        self._tokens = np.arange(CHUNKS_PER_COMMAND * CHUNK_TOKENS, dtype=np.uint32)
+        self._key = bytes(16)
+
+    def put(self) -> float:
+        self._key = next(command_ids).to_bytes(16, "little")
+        return self._rate(Put)
+
+    def get(self) -> float:
+        return self._rate(Get)
+
+    def _rate(self, kind: type[Put] | type[Get]) -> float:
+        commands = [
+            kind(next(command_ids), 0, part, self._tokens, self._key[:15] + bytes([number]))
+            for number, part in enumerate(self._chunks)
+        ]
+        return PAYLOAD_BYTES / run(self._executor, commands) / 1e9
+
+
+def plain_socket(family: socket.AddressFamily) -> Callable[[], float]:
+    source, target = np.ones(PIECE_BYTES, np.uint8), np.zeros(PIECE_BYTES, np.uint8)
+
+    def send(there: socket.socket) -> None:
+        for _ in range(NUM_CHUNKS):
+            there.sendall(source)
+
+    def measure() -> float:
+        ends = _tcp_pair() if family == socket.AF_INET else socket.socketpair()
+        with ends[0] as there, ends[1] as here:
+            for end, option in itertools.product(ends, (socket.SO_SNDBUF, socket.SO_RCVBUF)):
+                end.setsockopt(socket.SOL_SOCKET, option, PIECE_BYTES)
+            thread = threading.Thread(target=send, args=(there,))
+            begun = time.perf_counter()
+            thread.start()
+            left = PAYLOAD_BYTES
+            view = memoryview(target)
+            while left:
+                left -= here.recv_into(view[: min(left, PIECE_BYTES)])
+            seconds = time.perf_counter() - begun
+            thread.join()
+        return PAYLOAD_BYTES / seconds / 1e9
+
+    return measure
+
+
+def _tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        there = socket.create_connection(listener.getsockname())
+        return there, listener.accept()[0]
+
+
+def measure_bulk(tcp_url: str, unix_url: str) -> None:
+    # A server forgets what was put before, lest it fill up.
+    with (
+        stored_chunks(LAYOUT, CHUNK_TOKENS, NUM_CHUNKS, tcp_url) as over_tcp,
+        stored_chunks(LAYOUT, CHUNK_TOKENS, NUM_CHUNKS, unix_url) as over_unix,
+    ):
+        tcp, unix = BulkCase(*over_tcp), BulkCase(*over_unix)
+        rates = interleave(
+            {
+                "socket": plain_socket(socket.AF_INET),
+                "put": tcp.put,
+                "get": tcp.get,
+                "unix socket": plain_socket(socket.AF_UNIX),
+                "unix put": unix.put,
+                "unix get": unix.get,
+            },
+            ROUNDS,
+        )
+    for kind, name in itertools.product(("", "unix "), ("get", "put")):
+        raw = rates[f"{kind}socket"]
+        emit(
+            f"redis.{kind.replace(' ', '_')}{name}_gbps",
+            rates[f"{kind}{name}"],
+            "GB/s",
+            socket=round(median(raw), 2),
+            of_socket=round(median(rates[f"{kind}{name}"]) / median(raw), 3),
+            best_of_socket=round(max(rates[f"{kind}{name}"]) / max(raw), 3),
+        )
+
+
+def measure_lookups(url: str) -> None:
+    tokens = np.arange(NUM_KEYS * SMALL_CHUNK_TOKENS, dtype=np.uint32)
+    with stored_chunks(SMALL_LAYOUT, SMALL_CHUNK_TOKENS, NUM_KEYS, url) as (executor, chunks):
+        run(executor, [Put(next(command_ids), 0, chunks, tokens, bytes(16))])
+
+        def keys_per_s() -> float:
+            lookups = [Lookup(next(command_ids), 0, tokens, bytes(16)) for _ in range(LOOKUPS)]
+            return LOOKUPS * NUM_KEYS / run(executor, lookups)
+
+        rates = interleave({"lookup": keys_per_s}, ROUNDS)
+        found = executor.stats().lookup.num_chunks
+        assert found == (ROUNDS + 1) * LOOKUPS * len(tokens)
+    emit("redis.lookup_keys_per_s", rates["lookup"], "1/s", keys_per_lookup=NUM_KEYS)
+
+
+def main() -> None:
+    if shutil.which("redis-server") is None:
+        progress("redis-server is not installed: nothing to measure")
+        return
+    with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder)) as urls:
+        progress("redis: bytes")
+        measure_bulk(*urls)
+        progress("redis: lookups")
+        measure_lookups(urls[1])
+
+
+if __name__ == "__main__":
+    main()
