@@ -176,6 +176,12 @@ class RadixIndex:
         """
         Evicts leaves until their extents add up to `num_bytes`; returns what left.
         """
+    def evict_for_spill(
+        self, num_units: typing.SupportsInt | typing.SupportsIndex
+    ) -> numpy.ndarray:
+        """
+        Makes room on disk for the next spill, but not where that is written below.
+        """
     def evict_units(
         self, tier: str, num_units: typing.SupportsInt | typing.SupportsIndex
     ) -> numpy.ndarray:

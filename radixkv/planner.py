@@ -38,7 +38,7 @@ from radixkv.pause import Pause
 from radixkv.prefetch import Prefetch, Prefetcher
 from radixkv.remote_reads import RemoteReads
 from radixkv.remote_writes import RemoteWrites
-from radixkv.room import bytes_of, evict, reserve
+from radixkv.room import bytes_of, reserve
 from radixkv.ticks import TickRecord
 from radixkv.tiers.disk import RestoredChunks, spill_window_bytes, units_that_fit
 
@@ -356,7 +356,7 @@ class Planner:
                 )
                 self.next_sequence += len(chunks)
                 self._spill_bytes_inflight += bytes_of(self.index, chunks)
-            elif not missing_units or not evict(self.index, "disk", missing_units):
+            elif not missing_units or not len(self.index.evict_for_spill(missing_units)):
                 return
 
     def _clear(self, chunks: ChunkArray) -> None:

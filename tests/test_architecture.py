@@ -31,7 +31,7 @@ FLOORS = (
     {"remote_reads", "remote_writes"},
     {"prefetch"},
     {"planner", "executor", "restore"},
-    {"cache"},
+    {"cache", "replay"},
     {"cli"},
 )
 CPP_FLOORS = (

@@ -66,7 +66,7 @@ def healthy(monkeypatch, tmp_path):
     return settings
 
 
-@pytest.mark.parametrize("command", ["calc", "config", "doctor", "inspect", None])
+@pytest.mark.parametrize("command", ["calc", "config", "doctor", "inspect", "replay", None])
 def test_help_shows_an_example(command):
     result = run(*([command] if command else []), "--help")
 

@@ -182,6 +182,22 @@ def test_a_full_disk_makes_room_for_what_is_newer():
     assert kept == [0, 0, 2 * CHUNK, 2 * CHUNK]
 
 
+def test_a_prompt_that_outgrows_the_disk_is_not_written_for_ever():
+    planner = make_planner(memory_chunks=40, disk_chunks=24)
+    store(planner, prompt(1, 8))
+    end(planner)
+    store(planner, prompt(2, 8))
+    end(planner)
+    tokens = np.concatenate([prompt(1, 8), prompt(3, 16)])
+
+    store(planner, tokens)
+    ended = end(planner)
+
+    assert sum(len(command.chunks) for command in ended if isinstance(command, Spill)) <= 24
+    assert planner.index.stats().disk.ready_chunks == 24
+    planner.index.check_invariants()
+
+
 def test_a_disk_that_fails_is_left_alone_and_tried_again():
     planner = make_planner(disk_chunks=8)
     store(planner, prompt(1))

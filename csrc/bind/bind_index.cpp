@@ -296,6 +296,14 @@ void bind_leaving(IndexClass& cls) {
       },
       "tier"_a, "num_units"_a, "The same, counted in units of the tier.");
   cls.def(
+      "evict_for_spill",
+      [](SharedIndex& index, std::int64_t num_units) {
+        const std::uint64_t count = parse_count("num_units", num_units);
+        return to_array(
+            index.write([&](RadixIndex& native) { return native.evict_for_spill(count); }));
+      },
+      "num_units"_a, "Makes room on disk for the next spill, but not where that is written below.");
+  cls.def(
       "drop",
       [](SharedIndex& index, py::handle tokens, NamespaceId space) {
         const TokenArgument argument(tokens);

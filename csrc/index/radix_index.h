@@ -213,6 +213,9 @@ class RadixIndex {
   // Pops leaves in the policy's order until their extents add up to `num_units`; returns what left.
   std::vector<ChunkRef> evict(Tier tier, std::uint64_t num_units);
 
+  // evict() of the disk for what reserve_spill() gives next: never what that is written below.
+  std::vector<ChunkRef> evict_for_spill(std::uint64_t num_units);
+
   // Drops every chunk whose path begins with `prefix`: invisible at once; what is pinned leaves
   // when the last pin ends, what is used leaves its extent in limbo. Returns them, parents first.
   std::vector<ChunkRef> drop(NamespaceId space, const TokenView& prefix);
@@ -351,6 +354,7 @@ class RadixIndex {
   // Disk (radix_index_disk.cpp, radix_index_restore.cpp).
   bool can_spill(ChunkId id) const;
   void queue_spill(ChunkId id);
+  bool has_only_child_unready(ChunkId id) const;
   void queue_spill_with_all_below(ChunkId id);
   std::vector<ChunkId> spill_chain(ChunkId id) const;
   std::vector<ChunkId> pop_spill_run(std::size_t max_chunks);
@@ -361,6 +365,9 @@ class RadixIndex {
 
   // Keys (radix_index_keys.cpp).
   const Digest& key_of(ChunkId id);
+
+  // Leaving (radix_index_leave.cpp).
+  std::vector<ChunkRef> evict_but(ChunkId spared, Tier which, std::uint64_t num_units);
 
   // Checking (radix_index_check.cpp).
   void check_nodes(NodeId root, std::uint32_t& num_nodes, std::uint64_t& num_tokens) const;

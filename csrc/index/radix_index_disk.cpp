@@ -18,11 +18,24 @@ void RadixIndex::queue_spill(ChunkId id) {
   spill_queue_.emplace_back(id, chunks_[id].generation);
 }
 
-// Chunks below that were ready before their parent have been skipped so far.
+// The common case of a prompt that is completed from its front: the next chunk of the same node is
+// the only one that follows, and not ready in memory.
+bool RadixIndex::has_only_child_unready(ChunkId id) const {
+  const Node& node = tree_[chunks_.node(id)];
+  if (chunks_.end(id) + span_tokens() > node.end()) return false;
+  for (ChunkId tail = node.first_tail; tail != kNoChunk; tail = chunks_.next_tail(tail)) {
+    if (chunks_[tail].parent == id) return false;
+  }
+  return !chunks_.has(id + 1, state::ready(Tier::kMemory));
+}
+
+// Chunks below that were ready before their parent have been skipped so far. Below one that is not
+// ready they wait for that one.
 void RadixIndex::queue_spill_with_all_below(ChunkId id) {
   if (config_.num_units[index_of(Tier::kDisk)] == 0) return;
   queue_spill(id);
   if (chunks_.is_tail(id) || chunks_[id].num_children[index_of(Tier::kMemory)] == 0) return;
+  if (has_only_child_unready(id)) return;
   std::vector<ChunkId> below;
   collect(chunks_.node(id), chunks_.end(id) + 1, below);
   for (const ChunkId deeper : below) queue_spill(deeper);

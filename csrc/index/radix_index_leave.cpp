@@ -7,13 +7,30 @@
 namespace radixkv {
 
 std::vector<ChunkRef> RadixIndex::evict(Tier which, std::uint64_t num_units) {
+  return evict_but(kNoChunk, which, num_units);
+}
+
+// What is spilled next is newer than its path on disk says, which learns of it only then. Without
+// an exception that path might be the oldest, and leave for its own continuation.
+std::vector<ChunkRef> RadixIndex::evict_for_spill(std::uint64_t num_units) {
+  ChunkId id = kNoChunk;
+  for (const auto& [queued, generation] : spill_queue_) {
+    if (!chunks_.is_current(queued, generation)) continue;
+    id = queued;
+    break;
+  }
+  while (id != kNoChunk && !chunks_.has(id, state::kept(Tier::kDisk))) id = chunks_[id].parent;
+  return evict_but(id, Tier::kDisk, num_units);
+}
+
+std::vector<ChunkRef> RadixIndex::evict_but(ChunkId spared, Tier which, std::uint64_t num_units) {
   TierState& tier = this->tier(which);
   std::vector<ChunkRef> evicted;
   std::uint64_t num_freed = 0;
   while (num_freed < num_units) {
     const ChunkId id = tier.leaves.pop();
     if (id == kNoChunk) break;
-    if (!is_leaf(id, which)) continue;
+    if (!is_leaf(id, which) || id == spared) continue;
     if (chunks_[id].uses[index_of(which)] > 0 || is_pinned(id)) {
       tier.held.insert(id);
       continue;
@@ -23,6 +40,7 @@ std::vector<ChunkRef> RadixIndex::evict(Tier which, std::uint64_t num_units) {
     ++tier.num_evicted;
     vacate(id, which);
   }
+  if (spared != kNoChunk) queue_if_leaf(spared, which);
   return evicted;
 }
 

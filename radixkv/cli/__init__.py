@@ -1,4 +1,4 @@
-"""The command line: doctor, calc, inspect, config."""
+"""The command line: doctor, calc, inspect, config, replay."""
 
 import click
 
@@ -6,6 +6,7 @@ from radixkv.cli.calc import calc
 from radixkv.cli.configuration import config
 from radixkv.cli.doctor import doctor
 from radixkv.cli.inspect import inspect
+from radixkv.cli.replay import replay_command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -18,6 +19,7 @@ def main() -> None:
     radixkv calc ./Llama-3.1-8B --size 100GiB   how many tokens a size holds
     radixkv inspect /var/lib/radixkv            what a disk tier holds
     radixkv config > radixkv.yaml               every setting with its default
+    radixkv replay conversation.jsonl           what a cache would have found in a trace
     """
 
 
@@ -25,3 +27,4 @@ main.add_command(calc)
 main.add_command(config)
 main.add_command(doctor)
 main.add_command(inspect)
+main.add_command(replay_command)

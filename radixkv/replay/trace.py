@@ -1,0 +1,179 @@
+"""Recorded requests, read from JSON lines.
+
+A line is one request, an object with the prompt in one of three forms:
+
+    hash_ids, input_length    ids of the prompt's 512-token blocks, equal where the whole prefix is
+                              equal, and the number of tokens: the form of Mooncake's traces
+    tokens                    token ids; prompt_token_ids and input_ids mean the same
+    text                      the prompt itself; input and prompt mean the same. Without a tokenizer
+                              each byte of it is a token
+
+and, if it has one, a `timestamp`, by which the requests are ordered. Everything else is ignored.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radixkv.errors import RadixKVError
+from radixkv.replay.segments import Segments
+
+MOONCAKE_BLOCK_TOKENS = 512
+_TOKEN_KEYS = ("tokens", "prompt_token_ids", "input_ids")
+_TEXT_KEYS = ("text", "input", "prompt")
+
+Ids = NDArray[np.uint32]
+Tokenizer = Callable[[str], Ids]
+
+
+class TraceError(RadixKVError):
+    """A trace cannot be read; the message says which line and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt.
+
+    Attributes:
+        ids: One id for each block of the trace's `block_tokens` tokens. Shape: (num_blocks,).
+        num_tokens: Tokens of the prompt; the last block may be shorter than the others.
+        timestamp: When it came, in the trace's own unit.
+    """
+
+    ids: Ids
+    num_tokens: int
+    timestamp: float = 0.0
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Requests in the order in which they came.
+
+    Attributes:
+        name: What reports call it.
+        requests: The prompts.
+        block_tokens: Tokens that one id of a request stands for.
+    """
+
+    name: str
+    requests: list[Request] = field(repr=False)
+    block_tokens: int = 1
+
+    def tokens(self, request: Request) -> Ids:
+        """The prompt's tokens: where ids stand for blocks, tokens that are equal where they are.
+
+        Returns:
+            Shape: (request.num_tokens,), uint32.
+        """
+        if self.block_tokens == 1:
+            return request.ids
+        within = np.arange(self.block_tokens, dtype=np.uint32)
+        blocks = request.ids[:, None] * np.uint32(self.block_tokens) + within
+        return blocks.reshape(-1)[: request.num_tokens]
+
+    @cached_property
+    def segments(self) -> Segments:
+        """The prefix tree of all requests, for what can only be known afterwards."""
+        prompts = ((request.ids, request.num_tokens) for request in self.requests)
+        return Segments(prompts, self.block_tokens)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all prompts."""
+        return sum(request.num_tokens for request in self.requests)
+
+    @property
+    def num_distinct_tokens(self) -> int:
+        """Tokens that a cache without end would keep."""
+        return self.segments.num_tokens
+
+
+def read_trace(path: Path, tokenizer: Path | None = None) -> Trace:
+    """Reads a file of JSON lines, or all `*.jsonl` of a folder as one trace.
+
+    Args:
+        path: File or folder.
+        tokenizer: A tokenizer.json for traces with text; the package `tokenizers` reads it.
+
+    Raises:
+        TraceError: Nothing is there, a line is not what this module says, or two forms are mixed.
+    """
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    encode = _load_tokenizer(tokenizer) if tokenizer else _encode_bytes
+    number_of: dict[int, int] = {}
+    requests: list[Request] = []
+    kinds: set[bool] = set()
+    for file in files:
+        for where, line in _lines(file):
+            kinds.add("hash_ids" in line)
+            try:
+                requests.append(_parse(line, encode, number_of))
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
+                raise TraceError(f"{where}: {error}") from error
+    if len(kinds) > 1:
+        raise TraceError(f"{path}: some lines have hash_ids, others have not")
+    if not requests:
+        raise TraceError(f"{path}: no requests there")
+    requests.sort(key=lambda request: request.timestamp)
+    return Trace(path.stem, requests, MOONCAKE_BLOCK_TOKENS if True in kinds else 1)
+
+
+def _lines(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TraceError(f"{file}: {error}") from error
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            parsed = json.loads(line)
+        except ValueError as error:
+            raise TraceError(f"{file}:{number}: {error}") from error
+        if not isinstance(parsed, dict):
+            raise TraceError(f"{file}:{number}: expected an object")
+        yield f"{file}:{number}", parsed
+
+
+def _parse(line: Mapping[str, Any], encode: Tokenizer, number_of: dict[int, int]) -> Request:
+    timestamp = float(line.get("timestamp", 0))
+    if "hash_ids" in line:
+        # Numbered anew, so that tokens made of them fit into 32 bits whatever the ids are.
+        ids = [number_of.setdefault(block, len(number_of)) for block in line["hash_ids"]]
+        num_tokens = int(line["input_length"])
+        if len(ids) != -(-num_tokens // MOONCAKE_BLOCK_TOKENS):
+            raise ValueError(f"hash_ids: {len(ids)} ids for {num_tokens} tokens")
+        return Request(np.array(ids, np.uint32), num_tokens, timestamp)
+    for key in _TOKEN_KEYS:
+        if key in line:
+            tokens = np.array(line[key], np.uint32)
+            return Request(tokens, len(tokens), timestamp)
+    for key in _TEXT_KEYS:
+        if isinstance(line.get(key), str):
+            tokens = encode(line[key])
+            return Request(tokens, len(tokens), timestamp)
+    raise ValueError("expected hash_ids, tokens or text")
+
+
+def _encode_bytes(text: str) -> Ids:
+    return np.frombuffer(text.encode(), np.uint8).astype(np.uint32)
+
+
+def _load_tokenizer(path: Path) -> Tokenizer:
+    try:
+        from tokenizers import Tokenizer as FileTokenizer
+    except ImportError as error:
+        raise TraceError("a tokenizer needs the package tokenizers: pip install it") from error
+    try:
+        loaded = FileTokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise TraceError(f"{path}: {error}") from error
+    return lambda text: np.array(loaded.encode(text).ids, np.uint32)
