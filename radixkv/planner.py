@@ -101,7 +101,7 @@ class Planner:
         self._store_tokens_inflight = 0
         self._spill_bytes_inflight = 0
         num_remotes = len(config.remotes)
-        self._remote_reads = RemoteReads(num_remotes, self.index, self._ledger, layout.token_bytes)
+        self._remote_reads = RemoteReads(num_remotes, self.index, self._ledger, layout)
         waiting_bytes = memory_units * self._unit_bytes // _WAITING_SHARE
         self._remote_writes = [
             RemoteWrites(number, self.index, self._ledger, self.counters, waiting_bytes)

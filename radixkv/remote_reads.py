@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from radixkv.commands import ChunkArray, Completion, Get, Lookup
 from radixkv.index import RadixIndex
+from radixkv.layout import KVLayout
 from radixkv.ledger import Ledger
 from radixkv.pause import Pause
 from radixkv.room import reserve
 from radixkv.units import MIB
 
 _GET_BYTES = 16 * MIB
+_LEAST_SHARE = 4  # nobody is asked about less than a part of a chunk, one in so many
 _FIRST_PAUSE_US = 250_000
 _LAST_PAUSE_US = 5_000_000
 
@@ -33,6 +35,7 @@ class RemotePrefix:
         tokens: Those of the prompt that are of use. Shape: (n,), uint32.
         namespace: Which tree.
         next_token: Everything before it is here, on its way from the disk, or asked for.
+        num_kept: Tokens that are kept here: what does not reach beyond them is of no use.
         end: How far the best server has it; `next_token` or less where none has more.
         remote: That server's place in the configuration.
         num_lookups: Servers that have not answered.
@@ -42,6 +45,7 @@ class RemotePrefix:
     tokens: NDArray[np.uint32]
     namespace: int
     next_token: int
+    num_kept: int
     end: int
     remote: int = 0
     num_lookups: int = 0
@@ -60,16 +64,18 @@ class RemoteReads:
         num_remotes: How many there are.
         index: Knows what is kept here.
         ledger: Where commands are issued.
-        token_bytes: Of one token's KV.
+        layout: The KV of one token.
     """
 
     def __init__(
-        self, num_remotes: int, index: RadixIndex, ledger: Ledger, token_bytes: int
+        self, num_remotes: int, index: RadixIndex, ledger: Ledger, layout: KVLayout
     ) -> None:
         self._index = index
         self._ledger = ledger
         self._step = index.chunk_tokens
-        self._get_tokens = max(1, _GET_BYTES // (token_bytes * self._step)) * self._step
+        self._block_tokens = layout.block_tokens
+        num_chunks = max(1, _GET_BYTES // (layout.token_bytes * self._step))
+        self._get_tokens = num_chunks * self._step
         self._pauses = [Pause(_FIRST_PAUSE_US, _LAST_PAUSE_US) for _ in range(num_remotes)]
         self._prefixes: dict[int, RemotePrefix] = {}  # by command under way
         self._is_stopped = False
@@ -90,11 +96,11 @@ class RemoteReads:
         """
         first = num_kept // self._step * self._step
         serving = self.serving
-        if not serving or len(tokens) < first + self._step:
+        if not serving or len(tokens) - num_kept < self._step // _LEAST_SHARE:
             return None
         with self._index.acquire(tokens, namespace, limit=first, release_gil=False) as kept:
             parent_key = self._index.prefix_key(kept, namespace)
-        prefix = RemotePrefix(tokens, namespace, first, first, num_lookups=len(serving))
+        prefix = RemotePrefix(tokens, namespace, first, num_kept, first, num_lookups=len(serving))
         for number in serving:
             command_id = self._ledger.next_id()
             self._prefixes[command_id] = prefix
@@ -107,7 +113,8 @@ class RemoteReads:
         prefix = self._prefixes.pop(lookup.command_id)
         prefix.num_lookups -= 1
         end = len(prefix.tokens) - len(lookup.tokens) + completion.num_ok
-        if end > prefix.end:
+        end -= end % self._block_tokens
+        if end > max(prefix.end, prefix.num_kept):
             prefix.end, prefix.remote = end, lookup.remote
 
     def get_next(self, prefix: RemotePrefix, *, time: int) -> Get | None:

@@ -59,6 +59,10 @@ class RedisServer:
         """As an operator has one: full access."""
         return redis.Redis(unix_socket_path=str(self.socket))
 
+    def objects(self) -> set[bytes]:
+        """The names of what has KV: all but the rungs."""
+        return {name for name in self.client.scan_iter() if not name.endswith(b"~")}
+
     def start(self) -> None:
         program = shutil.which("redis-server")
         assert program, "the tests need redis-server (Debian, Ubuntu: apt-get install redis-server)"

@@ -102,7 +102,7 @@ def test_a_server_that_dies_is_a_miss_and_is_used_again_when_it_is_back(server):
         assert serve(second, tokens, timed) == 0
         first.cache.clear()
         first.wait_for()
-        wait_until(lambda: serve_anew(first, tokens, timed), lambda: server.client.dbsize() == 4)
+        wait_until(lambda: serve_anew(first, tokens, timed), lambda: len(server.objects()) == 4)
         second.cache.clear()
         wait_until(lambda: None, lambda: serve(second, tokens, timed) == len(tokens))
     assert timed.longest_s < LONGEST_CALL_S

@@ -98,12 +98,37 @@ def test_keys_go_on_from_what_is_kept_here():
     assert lookup.tokens.tolist() == tokens[2 * CHUNK :].tolist()
 
 
-def test_nobody_is_asked_about_less_than_a_chunk():
+def test_nobody_is_asked_about_a_few_tokens():
     script = Script()
     script.keep(prompt(1, 2))
 
     assert script.planner.prefetch(prompt(1, 2)) is None
-    assert script.planner.prefetch(prompt(2, 0, rest=CHUNK - 1)) is None
+    assert script.planner.prefetch(prompt(2, 0, rest=CHUNK // 4 - 1)) is None
+    assert script.planner.prefetch(prompt(2, 0, rest=CHUNK // 4)) is not None
+
+
+def test_a_part_of_a_chunk_is_brought_as_a_chunk_of_its_own():
+    script = Script()
+    tokens = prompt(1, 4)
+    prefetch = script.ask(tokens, CHUNK + 5)
+    [get] = script.commands(Get)
+    assert get.chunks["num_tokens"].tolist() == [CHUNK, 5]
+
+    script.end(get, 2)
+
+    assert prefetch.handle.num_memory_tokens == CHUNK + 5
+
+
+def test_what_a_server_has_no_further_than_is_kept_is_not_brought():
+    script = Script()
+    script.keep(prompt(1, 1, rest=10))
+    script.commands(Put)
+    longer = np.concatenate([prompt(1, 1, rest=10), prompt(2, 3)])
+
+    prefetch = script.ask(longer, 10)
+
+    assert prefetch.done
+    assert script.commands() == []
 
 
 def test_nobody_is_asked_about_what_is_computed_sooner():

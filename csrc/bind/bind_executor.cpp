@@ -142,7 +142,9 @@ void bind_options(py::module_& module) {
           "set_object_shape",
           [](ExecutorOptions& self, const py::bytes& layout_digest, std::uint32_t rank,
              std::uint32_t world_size) {
-            self.object_shape = {to_digest("layout_digest", layout_digest), rank, world_size, 0};
+            self.object_shape.layout_digest = to_digest("layout_digest", layout_digest);
+            self.object_shape.rank = rank;
+            self.object_shape.world_size = world_size;
           },
           "layout_digest"_a, "rank"_a, "world_size"_a)
       .def_readwrite("num_layers", &ExecutorOptions::num_layers)

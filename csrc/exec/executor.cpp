@@ -135,9 +135,10 @@ void Executor::submit_to_disk(DiskCommand command) {
 void Executor::open_remotes() {
   RemoteContext context;
   context.shape = options_.object_shape;
-  context.shape.token_bytes = context_.token_bytes();
+  context.shape.chunk_tokens = static_cast<std::size_t>(options_.chunk_tokens);
+  context.shape.num_rows = options_.num_layers * options_.num_kv;
+  context.shape.row_bytes = options_.row_bytes;
   context.unit_bytes = options_.unit_bytes;
-  context.chunk_tokens = static_cast<std::size_t>(options_.chunk_tokens);
   context.pool = pool_.data();
   context.tags = &tags_;
   context.sink = [this](CommandKind kind, const Completion& completion, std::int64_t num_bytes) {

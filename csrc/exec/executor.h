@@ -42,7 +42,7 @@ struct ExecutorOptions {
   int num_copy_threads = 2;
   bool copies_rows = true;  // false only to measure what a command costs beside its bytes
   std::vector<RedisEndpoint> remotes;
-  ObjectShape object_shape;  // of what lies there; token_bytes is set from the layout
+  ObjectShape object_shape;  // of what lies there; its sizes are set from the above
 };
 
 // What a test wants to go wrong: the `nth` command of a kind from now (1 is the next) fails without

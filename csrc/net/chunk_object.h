@@ -29,7 +29,11 @@ struct ObjectShape {
   Digest layout_digest{};
   std::uint32_t rank = 0;
   std::uint32_t world_size = 1;
-  std::int64_t token_bytes = 0;
+  std::size_t chunk_tokens = 0;
+  std::int64_t num_rows = 0;  // of a token: layers times K and V
+  std::int64_t row_bytes = 0;
+
+  std::int64_t token_bytes() const { return num_rows * row_bytes; }
 };
 
 struct ObjectHeader {
@@ -50,6 +54,7 @@ static_assert(sizeof(ObjectHeader) == 88);
 
 // A chunk to put, or to get. `payload` is exactly as long as its tokens need.
 struct ChunkObject {
+  Digest parent_key;
   Digest key;
   std::span<const Token> tokens;
   std::span<std::byte> payload;

@@ -2,7 +2,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <string>
+#include <utility>
+
+#include "net/rungs.h"
 
 namespace radixkv {
 namespace {
@@ -49,12 +53,14 @@ StoreOutcome RedisStore::put(std::span<const ChunkObject> objects) {
   for (const ChunkObject& object : objects) num_bytes += std::ssize(object.payload);
   limit_time(num_bytes);
   const std::vector<bool> is_there = find(objects);
+  std::vector<std::int64_t> num_replies(objects.size());
   for (std::size_t i = 0; i < objects.size(); ++i) {
-    if (!is_there[i]) send_object(objects[i]);
+    if (!is_there[i]) num_replies[i] += send_object(objects[i]);
+    if (!is_there[i] || endpoint_.ttl_s > 0) num_replies[i] += send_rungs(objects[i]);
   }
   StoreOutcome outcome{objects.size()};
   for (std::size_t i = 0; i < objects.size(); ++i) {
-    for (std::int64_t part = is_there[i] ? 0 : objects[i].num_parts(); part > 0; --part) {
+    for (; num_replies[i] > 0; --num_replies[i]) {
       try {
         connection_.read_number();
       } catch (const RespError& error) {
@@ -94,8 +100,8 @@ std::vector<bool> RedisStore::find(std::span<const ChunkObject> objects) {
   return found;
 }
 
-// One SET for each part, the first part last.
-void RedisStore::send_object(const ChunkObject& object) {
+// One SET for each part, the first part last. Gives the number of replies to come.
+std::int64_t RedisStore::send_object(const ChunkObject& object) {
   const std::vector<std::byte> head = make_head(shape_, object);
   for (std::int64_t part = object.num_parts(); part-- > 0;) {
     const std::span<const std::byte> payload = object.part(part);
@@ -112,6 +118,23 @@ void RedisStore::send_object(const ChunkObject& object) {
     const iovec parts[] = {part_of(begin), part_of(before), part_of(payload), part_of(end)};
     connection_.send(parts);
   }
+  return object.num_parts();
+}
+
+std::int64_t RedisStore::send_rungs(const ChunkObject& object) {
+  const std::vector<std::size_t> lengths = rung_lengths(shape_, object.tokens.size());
+  std::string requests;
+  for (const std::size_t length : lengths) {
+    const std::string name = rung_name(shape_, object.parent_key, object.tokens.first(length));
+    const std::string_view value = rung_value(object.tokens);
+    if (endpoint_.ttl_s > 0) {
+      append_request(&requests, {"SET", name, value, "EX", std::to_string(endpoint_.ttl_s)});
+    } else {
+      append_request(&requests, {"SET", name, value});
+    }
+  }
+  connection_.send(requests);
+  return std::ssize(lengths);
 }
 
 StoreOutcome RedisStore::get(std::span<const ChunkObject> objects) {
@@ -185,33 +208,90 @@ void RedisStore::remove(const ChunkObject& object) {
   }
 }
 
-std::size_t RedisStore::lookup(std::span<const Digest> keys) {
+CompletionStatus RedisStore::get_front(const ChunkObject& object) {
+  std::size_t num_shared = 0;
+  const std::vector<Token> tokens = climb(object.parent_key, object.tokens, &num_shared);
+  if (num_shared < object.tokens.size()) return CompletionStatus::kAbsent;
+  std::vector<std::byte> payload(tokens.size() * static_cast<std::size_t>(shape_.token_bytes()));
+  const ChunkObject whole = {object.parent_key, chunk_key(object.parent_key, tokens), tokens,
+                             payload};
+  const StoreOutcome outcome = get({&whole, 1});
+  if (outcome.num_ok == 0) return outcome.status;
+  // Of each row of the chunk, the tokens that are wanted.
+  const auto row = static_cast<std::size_t>(shape_.row_bytes);
+  for (std::size_t i = 0; i < static_cast<std::size_t>(shape_.num_rows); ++i) {
+    std::memcpy(object.payload.data() + i * object.tokens.size() * row,
+                payload.data() + i * tokens.size() * row, object.tokens.size() * row);
+  }
+  return CompletionStatus::kOk;
+}
+
+std::size_t RedisStore::lookup(const Digest& parent, std::span<const Token> tokens) {
+  Digest key = parent;
   std::size_t num_found = 0;
-  std::size_t batch = kFirstKeys;
-  while (!keys.empty()) {
-    const auto asked = keys.first(std::min(batch, keys.size()));
-    std::string requests;
-    for (const Digest& key : asked) {
-      append_request(&requests, {"EXISTS", object_name(shape_, key)});
+  for (std::size_t batch = kFirstKeys;; batch = kMoreKeys) {
+    std::vector<Digest> keys;
+    for (auto rest = tokens; keys.size() < batch && rest.size() >= shape_.chunk_tokens;
+         rest = rest.subspan(shape_.chunk_tokens)) {
+      keys.push_back(chunk_key(keys.empty() ? key : keys.back(), rest.first(shape_.chunk_tokens)));
     }
     limit_time(0);
-    connection_.send(requests);
-    std::size_t num_here = asked.size();
-    for (std::size_t i = 0; i < asked.size(); ++i) {
-      std::int64_t is_there = 0;
-      try {
-        is_there = connection_.read_number();
-      } catch (const RespError&) {
-        // As if it were not there.
-      }
-      if (is_there != 1) num_here = std::min(num_here, i);
-    }
-    num_found += num_here;
-    if (num_here < asked.size()) break;
-    keys = keys.subspan(asked.size());
-    batch = kMoreKeys;
+    const std::size_t num_there = count_there(keys);
+    if (num_there > 0) key = keys[num_there - 1];
+    tokens = tokens.subspan(num_there * shape_.chunk_tokens);
+    num_found += num_there * shape_.chunk_tokens;
+    if (num_there < batch) break;
   }
-  return num_found;
+  std::size_t num_shared = 0;
+  climb(key, tokens.first(std::min(tokens.size(), shape_.chunk_tokens)), &num_shared);
+  // A full chunk that goes along was asked for, and has gone.
+  return num_shared < shape_.chunk_tokens ? num_found + num_shared : num_found;
+}
+
+std::size_t RedisStore::count_there(std::span<const Digest> keys) {
+  std::string requests;
+  for (const Digest& key : keys) append_request(&requests, {"EXISTS", object_name(shape_, key)});
+  connection_.send(requests);
+  std::size_t num_there = keys.size();
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    std::int64_t is_there = 0;
+    try {
+      is_there = connection_.read_number();
+    } catch (const RespError&) {
+      // As if it were not there.
+    }
+    if (is_there != 1) num_there = std::min(num_there, i);
+  }
+  return num_there;
+}
+
+// The tokens of the announced chunk that goes along with `tokens` for longest, and how far.
+std::vector<Token> RedisStore::climb(const Digest& parent, std::span<const Token> tokens,
+                                     std::size_t* num_shared) {
+  const std::vector<std::size_t> lengths = rung_lengths(shape_, tokens.size());
+  std::string requests;
+  for (const std::size_t length : lengths) {
+    append_request(&requests, {"GET", rung_name(shape_, parent, tokens.first(length))});
+  }
+  limit_time(0);
+  connection_.send(requests);
+  std::vector<Token> best;
+  *num_shared = 0;
+  for (std::size_t i = 0; i < lengths.size(); ++i) {
+    std::vector<Token> chunk;
+    std::size_t shared = 0;
+    try {
+      const std::optional<std::string> value = connection_.read_text();
+      if (value) shared = read_rung(shape_, *value, tokens, &chunk);
+    } catch (const RespError&) {
+      // As if it were not there.
+    }
+    if (shared > *num_shared) {
+      *num_shared = shared;
+      best = std::move(chunk);
+    }
+  }
+  return best;
 }
 
 }  // namespace radixkv

@@ -2,7 +2,7 @@
 //
 // Requests of one call are pipelined, payloads go from and to the memory tier without a copy.
 // What the server evicted, or what was spoilt on its way, is absent; a spoilt object is removed, so
-// that it is put again.
+// that it is put again. An object is put with its rungs (net/rungs.h).
 //
 // Thread safety: one thread. Calls throw NetFailure; then the store is of no use any more.
 #pragma once
@@ -35,16 +35,24 @@ class RedisStore {
   // anything.
   StoreOutcome get(std::span<const ChunkObject> objects);
 
-  // How many of the keys, from the front, the server has. Asks for a few first, so that a miss
-  // costs little.
-  std::size_t lookup(std::span<const Digest> keys);
+  // Reads the first tokens of whatever chunk begins with the object's, which is shorter than a full
+  // chunk. As get() with a single object.
+  CompletionStatus get_front(const ChunkObject& object);
+
+  // How many of the tokens, from the front, the server has behind the chunk with key `parent`. Asks
+  // for a few chunks first, so that a miss costs little, and for rungs where the full chunks end.
+  std::size_t lookup(const Digest& parent, std::span<const Token> tokens);
 
   // Throws NetFailure unless the server answers.
   void ping();
 
  private:
   std::vector<bool> find(std::span<const ChunkObject> objects);
-  void send_object(const ChunkObject& object);
+  std::int64_t send_object(const ChunkObject& object);
+  std::int64_t send_rungs(const ChunkObject& object);
+  std::size_t count_there(std::span<const Digest> keys);
+  std::vector<Token> climb(const Digest& parent, std::span<const Token> tokens,
+                           std::size_t* num_shared);
   CompletionStatus read_object(const ChunkObject& object);
   bool read_part(std::span<std::byte> head, std::span<std::byte> payload, bool* is_there);
   void remove(const ChunkObject& object);

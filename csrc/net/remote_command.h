@@ -36,7 +36,6 @@ struct RemoteContext {
   RedisEndpoint endpoint;
   ObjectShape shape;
   std::int64_t unit_bytes = 0;
-  std::size_t chunk_tokens = 0;
   std::byte* pool = nullptr;
   UnitTags* tags = nullptr;
   RemoteSink sink;
@@ -46,7 +45,7 @@ struct RemoteContext {
             static_cast<std::size_t>(chunk.num_units * unit_bytes)};
   }
   std::span<std::byte> payload(const ChunkRef& chunk) const {
-    return extent(chunk).first(static_cast<std::size_t>(chunk.num_tokens * shape.token_bytes));
+    return extent(chunk).first(static_cast<std::size_t>(chunk.num_tokens * shape.token_bytes()));
   }
 };
 

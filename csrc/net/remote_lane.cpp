@@ -166,7 +166,15 @@ void RemoteLane::put(const RemoteCommand& command) {
 
 void RemoteLane::get(const RemoteCommand& command) {
   for (const ChunkRef& chunk : command.chunks) context_.tags->wipe(chunk);
-  const StoreOutcome outcome = store_->get(objects_of(command));
+  const std::vector<ChunkObject> objects = objects_of(command);
+  // Only the last of a path may be less than a full chunk: it is the front of one, or a tail.
+  const bool ends_short = objects.back().tokens.size() < context_.shape.chunk_tokens;
+  const std::size_t num_full = objects.size() - (ends_short ? 1 : 0);
+  StoreOutcome outcome = store_->get(std::span(objects).first(num_full));
+  if (ends_short && outcome.num_ok == num_full) {
+    outcome.status = store_->get_front(objects.back());
+    if (outcome.status == CompletionStatus::kOk) ++outcome.num_ok;
+  }
   finish_get(command, outcome.num_ok);
   end(command, outcome.num_ok, outcome.status);
 }
@@ -181,14 +189,8 @@ void RemoteLane::finish_get(const RemoteCommand& command, std::size_t num_ok) co
 }
 
 void RemoteLane::lookup(const RemoteCommand& command) {
-  std::vector<Digest> keys;
-  Digest key = command.parent_key;
-  const std::size_t step = context_.chunk_tokens;
-  for (std::size_t first = 0; first + step <= command.tokens.size(); first += step) {
-    key = chunk_key(key, std::span(command.tokens).subspan(first, step));
-    keys.push_back(key);
-  }
-  end(command, store_->lookup(keys) * step, CompletionStatus::kOk);
+  const std::size_t num_tokens = store_->lookup(command.parent_key, command.tokens);
+  end(command, num_tokens, CompletionStatus::kOk);
 }
 
 std::vector<ChunkObject> RemoteLane::objects_of(const RemoteCommand& command) const {
@@ -198,8 +200,8 @@ std::vector<ChunkObject> RemoteLane::objects_of(const RemoteCommand& command) co
   for (const ChunkRef& chunk : command.chunks) {
     const auto own = tokens.first(chunk.num_tokens);
     tokens = tokens.subspan(chunk.num_tokens);
-    key = chunk_key(key, own);
-    objects.push_back({key, own, context_.payload(chunk)});
+    const Digest parent_key = std::exchange(key, chunk_key(key, own));
+    objects.push_back({parent_key, key, own, context_.payload(chunk)});
   }
   return objects;
 }
