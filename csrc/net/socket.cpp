@@ -77,7 +77,8 @@ void Socket::connect_to(const sockaddr* address, socklen_t length, const std::st
   if (fd_ >= 0) close(fd_);
   fd_ = socket(address->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
   if (fd_ < 0) throw NetFailure(NetFailure::Kind::kRefused, name + ": " + describe(errno));
-  if (address->sa_family == AF_UNIX) {  // those of TCP grow by themselves, but for being told a size
+  if (address->sa_family ==
+      AF_UNIX) {  // those of TCP grow by themselves, but for being told a size
     set_option(fd_, SOL_SOCKET, SO_RCVBUF, kBufferBytes);
     set_option(fd_, SOL_SOCKET, SO_SNDBUF, kBufferBytes);
   }
