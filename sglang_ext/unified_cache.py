@@ -13,8 +13,7 @@ SGLang's own host pool is left out: `init_hicache` makes none.
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -98,11 +97,9 @@ class UnifiedKVCache(OutsideDevice, UnifiedRadixCache):  # type: ignore[misc]
         """Device hit as SGLang finds it; `host_hit_length`: what memory has beyond, in pages."""
         bad = self._bad_prefix_of(params.key)
         if bad is not None:
-            params = dataclasses.replace(params, key=params.key[: bad.first])
-            if params.req is not None:
-                params.req.skip_radix_cache_insert = True
+            return self._match_before(bad, params)
         result = super().match_prefix(params)
-        if params.req is None or bad is not None:
+        if params.req is None:
             return result
         num_tokens = self._beyond_device(params.req, params.key, self._device_tokens(result))
         return result._replace(host_hit_length=num_tokens) if num_tokens else result
@@ -128,7 +125,7 @@ class UnifiedKVCache(OutsideDevice, UnifiedRadixCache):  # type: ignore[misc]
         loaded = None
         if state is not None:
             key = state.key[: first + params.host_hit_length]
-            loaded = self._load_key(state, key, first, params.best_match_node)
+            loaded = self._load_key(state, key, first, params)
         if state is None or loaded is None:
             req.host_hit_length = req.storage_hit_length = 0
             return None
@@ -136,7 +133,7 @@ class UnifiedKVCache(OutsideDevice, UnifiedRadixCache):  # type: ignore[misc]
         return loaded
 
     def _load_key(
-        self, state: RequestState, key: Any, first: int, parent: int
+        self, state: RequestState, key: Any, first: int, params: Any
     ) -> tuple[torch.Tensor, int] | None:
         on_device = self._match_tree(MatchPrefixParams(key=key))
         if self._device_tokens(on_device) != first:
@@ -145,8 +142,15 @@ class UnifiedKVCache(OutsideDevice, UnifiedRadixCache):  # type: ignore[misc]
         if begun is None:
             return None
         slots, ticket = begun
-        value = torch.cat([self.path_device_indices(parent)[:first], slots])
-        inserted = self.insert(InsertParams(key=key, value=value, prev_prefix_len=first))
+        prefix = self.path_device_indices(params.best_match_node)[:first]
+        inserted = self.insert(
+            InsertParams(
+                key=key,
+                value=torch.cat([prefix, slots]),
+                prev_prefix_len=first,
+                priority=params.req.priority or 0,
+            )
+        )
         span = Span.of(key, first, self.page_size)
         node: int = inserted.last_device_node
         self._follow(_Load(ticket=ticket, span=span), node)
@@ -202,6 +206,13 @@ class UnifiedKVCache(OutsideDevice, UnifiedRadixCache):  # type: ignore[misc]
             if load.span.may_be_read_by(req):
                 end_with_error(req)
         self._bad_prefixes.append(load.span)
+
+    def _match_before(self, bad: Span, params: MatchPrefixParams) -> MatchResult:
+        """Device hit that ends before what could not be loaded; nothing is loaded beyond it."""
+        if params.req is not None:
+            self._matched_requests.add(params.req)
+            self._last_matched = None
+        return super().match_prefix(replace(params, key=params.key[: bad.first]))
 
     def _bad_prefix_of(self, key: Any) -> Span | None:
         on_way = [span for span in self._bad_prefixes if span.is_on_way_of(key)]
