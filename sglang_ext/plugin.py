@@ -113,6 +113,9 @@ def _after_weight_update(
 ) -> None:
     """KV of the old weights must not be found for the new ones, on any tier."""
     scheduler = getattr(manager.is_fully_idle, "__self__", None)
-    weights_changed = getattr(getattr(scheduler, "tree_cache", None), "weights_changed", None)
-    if weights_changed is not None:
-        weights_changed(getattr(request, "model_path", None))
+    cache = getattr(scheduler, "tree_cache", None)
+    storage = getattr(getattr(cache, "cache_controller", None), "storage_backend", None)
+    for keeper in (cache, storage):
+        weights_changed = getattr(keeper, "weights_changed", None)
+        if weights_changed is not None:
+            weights_changed(getattr(request, "model_path", None))

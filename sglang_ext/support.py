@@ -49,6 +49,26 @@ def check_release(release: str) -> None:
         )
 
 
+def check_storage(config: Any) -> None:
+    """Refuse what radixkv cannot keep right as a storage backend of HiCache.
+
+    Args:
+        config: SGLang's `HiCacheStorageConfig`.
+
+    Raises:
+        UnsupportedError: Names what is not served.
+    """
+    if not (config.extra_config or {}).get("interface_v1"):
+        _refuse('the storage backend needs "interface_v1": 1 in its extra config')
+    if config.is_mla_model and config.tp_size > 1:
+        _refuse("the storage backend does not serve joint latents (MLA) under tensor parallelism")
+    if getattr(config, "tp_lcm_size", None) or getattr(config, "should_split_heads", False):
+        _refuse("the storage backend does not share pages between sizes of tensor parallelism")
+    for field in ("attn_cp_size", "dcp_size"):
+        if getattr(config, field, 1) > 1:
+            _refuse(f"the storage backend does not serve context parallelism ({field})")
+
+
 def check_arguments(args: Any) -> None:
     """Refuse flags that contradict `--radix-cache-backend radixkv`, before SGLang resolves them.
 

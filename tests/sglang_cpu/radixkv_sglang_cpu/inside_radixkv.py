@@ -56,6 +56,12 @@ class RandomFaults:
         self._executor.inject_fault(kind, fail=fail, delay_s=delay_s)
 
 
+def wanted_faults(executor: Any, rank: int) -> RandomFaults | None:
+    """The faults that the environment asks for on this rank."""
+    wanted_rank, _, seed = os.environ.get(FAULTS_VARIABLE, "").partition(":")
+    return RandomFaults(executor, int(seed)) if wanted_rank == str(rank) else None
+
+
 def fail_loads_on_demand(kv: Any, request: Path) -> None:
     """Makes a load fail, after admission, on one rank, if the file `request` was there."""
     from radixkv import Load
@@ -78,10 +84,7 @@ def is_radixkv(cache: Any) -> bool:
 def watch(cache: Any, rank: int) -> TickDigest:
     """Follows the cache's ticks from now on."""
     digest = TickDigest()
-    faults = None
-    wanted_rank, _, seed = os.environ.get(FAULTS_VARIABLE, "").partition(":")
-    if wanted_rank == str(rank):
-        faults = RandomFaults(cache._kv.executor, int(seed))
+    faults = wanted_faults(cache._kv.executor, rank)
     request = os.environ.get(FAIL_LOAD_VARIABLE)
     if request:
         fail_loads_on_demand(cache._kv, Path(request))
@@ -95,6 +98,29 @@ def watch(cache: Any, rank: int) -> TickDigest:
 
     cache.check_hicache_events = watched
     return digest
+
+
+def storage_of(cache: Any) -> Any:
+    """radixkv as HiCache's storage below a tree cache of SGLang's; None if it is not there."""
+    storage = getattr(getattr(cache, "cache_controller", None), "storage_backend", None)
+    return storage if type(storage).__module__ == "sglang_ext.storage" else None
+
+
+def watch_storage(storage: Any, rank: int) -> None:
+    """Makes transfers of HiCache's storage go wrong from now on, if the environment says so."""
+    faults = wanted_faults(storage._kv.executor, rank)
+    if faults is None:
+        return
+
+    def with_fault(call: Any) -> Any:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            faults.maybe_inject()
+            return call(*args, **kwargs)
+
+        return forward
+
+    storage.batch_get_v1 = with_fault(storage.batch_get_v1)
+    storage.batch_set_v1 = with_fault(storage.batch_set_v1)
 
 
 def describe(cache: Any, digest: TickDigest) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import faulthandler
 import signal
 
-from . import attention, paged_slots, probe
+from . import attention, host_pools, paged_slots, probe
 
 
 def activate() -> None:
@@ -14,4 +14,5 @@ def activate() -> None:
     faulthandler.register(signal.SIGUSR2, all_threads=True)
     paged_slots.install()
     attention.install()
+    host_pools.install()
     probe.install()

@@ -10,6 +10,7 @@ What radixkv itself knows is added by `inside_radixkv.py`, where the tree cache 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections import Counter
 from pathlib import Path
@@ -66,6 +67,9 @@ def watch_cache(_result: None, scheduler: Any, *_: Any, **__: Any) -> None:
     rank = torch.distributed.get_rank(scheduler.tp_cpu_group)
     if inside_radixkv.is_radixkv(cache):
         scheduler.radixkv_ticks = inside_radixkv.watch(cache, rank)
+    storage = inside_radixkv.storage_of(cache)
+    if storage is not None:
+        inside_radixkv.watch_storage(storage, rank)
     for name in CACHE_CALLS:
         if hasattr(cache, name):
             setattr(cache, name, counted(name, getattr(cache, name)))
@@ -100,6 +104,9 @@ def look_inside(scheduler: Any) -> dict[str, Any]:
     }
     if inside_radixkv.is_radixkv(cache):
         state["radixkv"] = inside_radixkv.describe(cache, scheduler.radixkv_ticks)
+    storage = inside_radixkv.storage_of(cache)
+    if storage is not None:
+        state["storage"] = dataclasses.asdict(storage._kv.planner.counters)
     prefilled_tokens.clear()
     cache_calls.clear()
     return state

@@ -1,0 +1,273 @@
+"""radixkv's memory and disk as a storage backend of SGLang's HiCache (`dynamic`, interface v1).
+
+For those who keep HiCache's host tier. HiCache names pages by a hash over all tokens up to their
+end, and hands out no tokens. So each page is kept by itself, as a short sequence of its own whose
+tokens are made of that hash: whole pages are found, not single tokens, and they leave one by one.
+
+    --enable-hierarchical-cache --hicache-storage-backend dynamic
+    --hicache-storage-backend-extra-config '{"backend_name": "radixkv", "interface_v1": 1,
+        "module_path": "sglang_ext.storage", "class_name": "RadixKVStorage"}'
+
+HiCache calls from threads of its own and waits for the answer. The planner takes one call at a
+time, under a lock; a thread ticks while anything is under way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sglang.srt.mem_cache import utils
+from sglang.srt.mem_cache.hicache_storage import HiCacheStorage
+
+from radixkv import (
+    CacheConfig,
+    CompletionStatus,
+    KVCache,
+    KVLayout,
+    Namespace,
+    RankGroup,
+    Ticket,
+    UnsupportedError,
+)
+from sglang_ext.host_pool import HostPoolMemory, describe_host_pool
+from sglang_ext.identity import engine_namespace, new_weights
+from sglang_ext.support import check_storage
+
+_WAIT_S = 60.0  # for one call of HiCache's; a page that takes longer is a miss
+_TICK_S = 0.05
+
+PageTokens = NDArray[np.uint32]
+
+
+class RadixKVStorage(HiCacheStorage):  # type: ignore[misc]
+    """One rank's storage.
+
+    Args:
+        storage_config: SGLang's `HiCacheStorageConfig`.
+        kwargs: Not used.
+
+    Raises:
+        UnsupportedError: Something of the configuration is not served; says what.
+    """
+
+    def __init__(self, storage_config: Any, kwargs: Any = None) -> None:
+        check_storage(storage_config)
+        self._ranks = storage_config
+        self._changed = threading.Condition()
+        self._is_open = False
+
+    def register_mem_pool_host(self, mem_pool_host: Any) -> None:
+        """Open memory and disk for the pages of a host pool.
+
+        Raises:
+            UnsupportedError: The pool's kind, layout or page size is not served.
+            TierError: A tier could not be opened.
+        """
+        super().register_mem_pool_host(mem_pool_host)
+        self._page_size: int = mem_pool_host.page_size
+        if self._page_size < _WORDS:
+            raise UnsupportedError(
+                f"radixkv: as storage of HiCache it needs --page-size {_WORDS} or more: a page's "
+                "name has to fit into its tokens"
+            )
+        self._pool: HostPoolMemory = describe_host_pool(mem_pool_host)
+        config = _config_of_rank(self._ranks)
+        self._namespace = _namespace(self._ranks, self._pool.layout, config)
+        self._kv = KVCache(
+            self._pool.layout, config, namespace=self._namespace, engine=self._pool.memory
+        )
+        self._tree = self._kv.namespace_id(self._namespace)
+        self._is_open = True
+        self._ticker = threading.Thread(target=self._tick_on, name="radixkv-ticks", daemon=True)
+        self._ticker.start()
+
+    def register_mem_host_pool_v2(self, host_pool: Any, host_pool_name: Any) -> None:
+        """SGLang has a pool beside the one for KV.
+
+        Raises:
+            UnsupportedError: Always, but for the pool that is registered already.
+        """
+        if host_pool is not self.mem_pool_host:
+            raise UnsupportedError(
+                f"radixkv: the host pool {host_pool_name} beside plain KV is not served as storage"
+            )
+
+    # --- what HiCache asks
+
+    def batch_exists(self, keys: Sequence[str], extra_info: Any = None) -> int:
+        """How many of these pages, from the first on, are kept."""
+        with self._changed:
+            for number, key in enumerate(keys):
+                if not self._is_kept(self._tokens(key)):
+                    return number
+        return len(keys)
+
+    def exists(self, key: str) -> bool:
+        """Whether a page is kept."""
+        return self.batch_exists([key]) == 1
+
+    def batch_set_v1(
+        self, keys: Sequence[str], host_indices: torch.Tensor, extra_info: Any = None
+    ) -> list[bool]:
+        """Copy pages out of the host pool; whether each is kept.
+
+        Args:
+            keys: Names of the pages.
+            host_indices: Where their tokens are in the pool. Shape: (len(keys) * page_size,).
+            extra_info: Not used.
+        """
+        pages = self._pages(keys, host_indices)
+        with self._changed:
+            tickets = [self._kv.store(tokens, slots, self._tree) for tokens, slots in pages]
+            self._wait(lambda: all(ticket is None or ticket.done for ticket in tickets))
+            return [self._is_kept(tokens) for tokens, _ in pages]
+
+    def batch_get_v1(
+        self, keys: Sequence[str], host_indices: torch.Tensor, extra_info: Any = None
+    ) -> list[bool]:
+        """Copy pages into the host pool; whether each is there. Arguments as for `batch_set_v1`."""
+        pages = self._pages(keys, host_indices)
+        with self._changed:
+            fetches = [self._kv.prefetch(tokens, self._tree) for tokens, _ in pages]
+            self._wait(lambda: all(fetch is None or fetch.done for fetch in fetches))
+            tickets = [self._load(tokens, slots) for tokens, slots in pages]
+            for fetch in fetches:
+                if fetch is not None:
+                    self._kv.end_prefetch(fetch)
+            self._wait(lambda: all(ticket is None or ticket.done for ticket in tickets))
+            return [self._is_loaded(ticket) for ticket in tickets]
+
+    def clear(self) -> None:
+        """Forget all pages, those on disk too."""
+        with self._changed:
+            self._kv.clear(disk=True)
+            self._changed.notify_all()
+
+    def weights_changed(self, model_path: str | None) -> None:
+        """From now on pages are another model's, though SGLang names them alike.
+
+        Args:
+            model_path: Where the new weights came from, None if not from a folder.
+        """
+        with self._changed:
+            self._namespace = new_weights(self._namespace, model_path, uuid.uuid4().hex)
+            self._tree = self._kv.namespace_id(self._namespace)
+
+    def close(self) -> None:
+        """Finish what is under way, within bounds, and give all back."""
+        with self._changed:
+            was_open, self._is_open = self._is_open, False
+            self._changed.notify_all()
+        if was_open:
+            self._ticker.join()
+            self._kv.close()
+
+    # --- one page
+
+    def _pages(
+        self, keys: Sequence[str], host_indices: torch.Tensor
+    ) -> list[tuple[PageTokens, NDArray[np.int64]]]:
+        slots = self._pool.slots_of(host_indices).reshape(len(keys), self._page_size)
+        return [(self._tokens(key), row) for key, row in zip(keys, slots, strict=True)]
+
+    def _tokens(self, key: str) -> PageTokens:
+        """The tokens that stand for a page: its name's 256 bits, repeated to the page's length."""
+        words = np.frombuffer(hashlib.sha256(key.encode()).digest(), np.uint32)
+        return np.resize(words, self._page_size)
+
+    def _is_kept(self, tokens: PageTokens) -> bool:
+        return self._kv.match(tokens, self._tree).num_tokens == self._page_size
+
+    def _load(self, tokens: PageTokens, slots: NDArray[np.int64]) -> Ticket | None:
+        with self._kv.acquire(tokens, self._tree) as handle:
+            if handle.num_memory_tokens < self._page_size:
+                return None
+            return self._kv.load(handle, slots)
+
+    def _is_loaded(self, ticket: Ticket | None) -> bool:
+        completion = None if ticket is None else self._kv.completion(ticket.command_id)
+        return completion is not None and completion.status is CompletionStatus.OK
+
+    # --- time goes on
+
+    def _wait(self, is_done: Callable[[], bool]) -> None:
+        """With the lock held; it is free while this waits."""
+        self._changed.notify_all()
+        self._changed.wait_for(is_done, _WAIT_S)
+
+    def _tick_on(self) -> None:
+        """The ticking thread: hears what ended, plans what follows."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._is_open or self._kv.planner.pending_ids)
+                if not self._is_open:
+                    return
+            self._kv.wait_for_completion(_TICK_S)
+            with self._changed:
+                self._kv.tick()
+                self._changed.notify_all()
+
+    # --- interface v0: one page, one tensor
+
+    def get(self, key: str, target_location: Any = None, target_sizes: Any = None) -> Any:
+        """Not served: `check_storage` asks for interface v1.
+
+        Raises:
+            UnsupportedError: Always.
+        """
+        raise UnsupportedError("radixkv: only interface v1 is served")
+
+    set = batch_get = batch_set = get
+
+
+_WORDS = 8  # uint32 words of a SHA-256
+
+
+def _config_of_rank(ranks: Any) -> CacheConfig:
+    """A share of the host's memory and disk, in a folder of its own."""
+    size = ranks.tp_size * ranks.pp_size
+    config = CacheConfig.from_environment().for_rank(size)
+    if config.disk_path is None or size == 1:
+        return config
+    folder = config.disk_path / f"tp{ranks.tp_rank}-pp{ranks.pp_rank}"
+    return dataclasses.replace(config, disk_path=folder)
+
+
+def _namespace(ranks: Any, layout: KVLayout, config: CacheConfig) -> Namespace:
+    """The model, its weights and arguments, and which part of the KV this rank has.
+
+    Extra keys and salts of requests are in the hashes that SGLang makes, from 0.5.20 on; before,
+    SGLang names a LoRA adapter's pages like the plain model's.
+
+    Raises:
+        UnsupportedError: LoRA adapters are on, and SGLang leaves them out of its hashes.
+    """
+    arguments = _server_arguments()
+    if getattr(arguments, "enable_lora", False) and not hasattr(utils, "storage_namespace_seed"):
+        raise UnsupportedError(
+            "radixkv: --enable-lora is not served by the storage backend before SGLang 0.5.20, "
+            "which gives pages of all adapters the same name"
+        )
+    base = engine_namespace(arguments, layout, config, RankGroup())
+    rank = (ranks.tp_rank, ranks.tp_size, ranks.pp_rank, ranks.pp_size)
+    return dataclasses.replace(base, request_key=json.dumps(["hicache", *rank]))
+
+
+def _server_arguments() -> Any:
+    try:
+        from sglang.srt.runtime_context import get_server_args  # from 0.5.20 on
+
+        return get_server_args()
+    except ImportError:
+        from sglang.srt.server_args import get_global_server_args
+
+        return get_global_server_args()
