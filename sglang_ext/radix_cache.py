@@ -21,7 +21,7 @@ from radixkv import EngineSlots
 from sglang_ext.failed_loads import end_with_error, is_poisoned
 from sglang_ext.outside import LoadUnderWay, OutsideDevice
 from sglang_ext.pool import engine_slots
-from sglang_ext.radix_nodes import make_unreachable, reads, upper_end
+from sglang_ext.radix_nodes import is_at_or_below, make_unreachable, reads, upper_end
 from sglang_ext.requests import RequestState, slots_of, state_of
 from sglang_ext.support import check_model
 
@@ -136,6 +136,8 @@ class RadixKVCache(OutsideDevice, RadixCache):  # type: ignore[misc]
         super().cache_unfinished_req(req, *args, **kwargs)
         self._kv.note_computed(_protected_tokens(req) - before)
         state = state_of(req)
+        # Where the tree had a part of it from another's load, the request has that one's slots now.
+        is_sure = is_sure and not self._is_under_load(req.last_node)
         if state is None or self.disable or not is_sure:
             return
 
@@ -169,16 +171,26 @@ class RadixKVCache(OutsideDevice, RadixCache):  # type: ignore[misc]
         num_tokens = self._length_to_keep(req, num_tokens)
         tokens = req.origin_input_ids + req.output_ids
         key = RadixKey(tokens, state.key.extra_key, limit=num_tokens, **_salt_of(state.key))
+        if self._loads and self._is_under_load(self._find(key).last_device_node):
+            return  # the tree had a part of it from another's load
         found: list[MatchResult] = []
 
         def slots(first: int, last: int) -> EngineSlots:
-            found.append(RadixCache.match_prefix(self, MatchPrefixParams(key=key)))
+            found.append(self._find(key))
             return engine_slots(found[0].device_indices[first:last])
 
         ticket = self._store(state, tokens, slots, num_tokens, tail=True)
         if ticket is not None:
             node = found[0].last_device_node
             self.ongoing_write_through[ticket.command_id] = self._hold(node)
+
+    def _find(self, key: RadixKey) -> MatchResult:
+        """What the device has, for no request."""
+        return RadixCache.match_prefix(self, MatchPrefixParams(key=key))
+
+    def _is_under_load(self, node: TreeNode) -> bool:
+        """Whether it is not known yet, on all ranks, how a load on a node's way ended."""
+        return any(is_at_or_below(node, load.top) for load in self._loads.values())
 
     # --- a load failed
 

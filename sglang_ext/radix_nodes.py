@@ -12,7 +12,11 @@ from sglang_ext.requests import slots_of
 def reads(req: Any, top: TreeNode) -> bool:
     """Whether a request runs, on top of a node's KV."""
     is_admitted = slots_of(req).req_pool_idx is not None
-    node = req.last_node if is_admitted else None
+    return is_admitted and is_at_or_below(req.last_node, top)
+
+
+def is_at_or_below(node: TreeNode | None, top: TreeNode) -> bool:
+    """Whether the way from a node up to the root comes to `top`."""
     while node is not None and node is not top:
         node = node.parent
     return node is not None
