@@ -1,69 +1,20 @@
-"""What the SGLang benchmarks share: a Llama's shape, and the caches that are compared.
-
-Every engine runs in a process of its own, one after the other, on the same prompts.
-"""
+"""What the SGLang benchmarks share: how engines start, and the caches that are compared."""
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import progress
+import engine_process
+from engine_process import Times
+from llama import LLAMA_8B, Shape, write_config, write_weights
 
 PAGE = 64
 MEMORY_GIB = 32
 MAX_BATCH = 32
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Of a Llama. The default is Llama-3.1-8B's."""
-
-    hidden: int = 4096
-    inner: int = 14336
-    num_layers: int = 32
-    head_dim: int = 128
-    num_heads: int = 32
-    num_kv_heads: int = 8
-    vocabulary: int = 128256
-
-    @property
-    def query_size(self) -> int:
-        return self.num_heads * self.head_dim
-
-    @property
-    def kv_size(self) -> int:
-        return self.num_kv_heads * self.head_dim
-
-    def config(self) -> dict[str, object]:
-        """As config.json has it."""
-        return {
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
-            "hidden_size": self.hidden,
-            "intermediate_size": self.inner,
-            "num_hidden_layers": self.num_layers,
-            "num_attention_heads": self.num_heads,
-            "num_key_value_heads": self.num_kv_heads,
-            "head_dim": self.head_dim,
-            "vocab_size": self.vocabulary,
-            "max_position_embeddings": 131072,
-            "rms_norm_eps": 1e-5,
-            "rope_theta": 500000.0,
-            "hidden_act": "silu",
-            "torch_dtype": "bfloat16",
-            "tie_word_embeddings": False,
-            "bos_token_id": 1,
-            "eos_token_id": 2,
-        }
 
 
 @dataclass(frozen=True)
@@ -85,7 +36,7 @@ class Setup:
     page: int = PAGE
     attention: str = "triton"
     ranks: int = 1
-    shape: Shape = field(default_factory=Shape)
+    shape: Shape = LLAMA_8B
 
 
 CONFIG = """
@@ -104,14 +55,13 @@ CACHES: dict[str, dict[str, Any]] = {
     },
     "plain": {},
 }
-Times = dict[str, list[float]]
 
 
 def start(cache: str, folder: Path, setup: Setup, is_made_up: bool) -> Any:
     """An engine; `folder` takes its model and disk."""
     import sglang
 
-    (folder / "config.json").write_text(json.dumps(setup.shape.config()))
+    write_config(folder, setup.shape)
     config = folder / "radixkv.yaml"
     text = CONFIG + DISK if setup.has_disk else CONFIG
     config.write_text(text.format(memory=MEMORY_GIB, disk=folder / "disk"))
@@ -137,39 +87,20 @@ def start(cache: str, folder: Path, setup: Setup, is_made_up: bool) -> Any:
     )
 
 
-def measure(cache: str) -> Times:
-    """Runs the calling benchmark, with `--only cache` beside its own options, in a process of its
-    own; gives its values."""
-    progress(f"{cache}: starting SGLang")
-    command = [sys.executable, *sys.argv, "--only", cache]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    values: Times = json.loads(done.stdout.splitlines()[-1])
-    return values
-
-
 def run_alone(
-    cache: str,
-    setup: Setup,
-    run: Callable[[Any], Times],
-    write_weights: Callable[[Path], None] | None = None,
+    cache: str, setup: Setup, run: Callable[[Any], Times], *, with_weights: bool = False
 ) -> None:
-    """The other side of `measure`: starts the engine, runs, and prints the values.
+    """Starts an engine in this process, runs, and prints the values.
 
-    Without `write_weights` the weights are made up by SGLang: right for times, not for answers.
+    Without weights they are made up by SGLang: right for times, not for answers.
     """
-    folder = Path(tempfile.mkdtemp(prefix="radixkv-bench-"))
-    try:
-        if write_weights is not None:
-            write_weights(folder)
-        engine = start(cache, folder, setup, write_weights is None)
+
+    def run_in(folder: Path) -> Times:
+        if with_weights:
+            write_weights(folder, setup.shape)
+        engine = start(cache, folder, setup, not with_weights)
         values = run(engine)
         engine.shutdown()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    print(json.dumps(values), flush=True)
+        return values
 
-
-def percentile(values: Sequence[float], percent: int) -> float:
-    """The value that so many percent do not exceed."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) * percent // 100, len(ordered) - 1)]
+    engine_process.run_alone(run_in)

@@ -18,13 +18,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
-import statistics
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness import emit, progress
-from sglang_engine import CACHES, Setup, Times, measure, percentile, run_alone
+from engine_process import Times, add, emit_beside, measure, percentile, time_a_loop
+from harness import progress
+from sglang_engine import CACHES, Setup, run_alone
 
 NUM_USERS = 32
 NUM_DOCUMENTS = 8
@@ -37,7 +37,6 @@ DEVICE_TOKENS = 30_000  # a quarter of 8 documents and 32 users' turns
 FRESH_PROMPTS = 32
 FRESH_TOKENS = 4096
 FRESH_ROUNDS = 4
-LOOP_STEPS = 200_000
 
 
 @dataclass
@@ -135,19 +134,6 @@ class Bench:
         return times
 
 
-def add(times: Times, values: dict[str, float]) -> None:
-    for name, value in values.items():
-        times.setdefault(name, []).append(value)
-
-
-def time_a_loop() -> float:
-    """Milliseconds of one core."""
-    began = time.perf_counter()
-    for _ in range(LOOP_STEPS):
-        pass
-    return (time.perf_counter() - began) * 1e3
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=CACHES, help=argparse.SUPPRESS)
@@ -158,20 +144,14 @@ def main() -> None:
         return
     values = {cache: measure(cache) for cache in CACHES}
     for name, ours in values["radixkv"].items():
-        extra: dict[str, object] = {}
-        for peer in ("hicache", "plain"):
-            if name in values[peer]:
-                extra[peer] = round(statistics.median(values[peer][name]), 3)
-        peer = "plain" if name.startswith("no_reuse") else "hicache"
-        if extra.get(peer):
-            median = statistics.median(values[peer][name])
-            extra |= {
-                "baseline": extra[peer],
-                "baseline_name": peer,
-                "ratio": round(statistics.median(ours) / median, 3),
-            }
+        peers = ("plain", "hicache") if name.startswith("no_reuse") else ("hicache", "plain")
         unit = name.rpartition("_")[2]
-        emit(f"load.sglang.{name}", ours, "1/s" if unit == "s" else unit, **extra)
+        emit_beside(
+            f"load.sglang.{name}",
+            ours,
+            "1/s" if unit == "s" else unit,
+            {peer: values[peer].get(name, []) for peer in peers},
+        )
 
 
 if __name__ == "__main__":

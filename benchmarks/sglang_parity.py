@@ -15,64 +15,18 @@ from __future__ import annotations
 
 import argparse
 import os
-import random
-import statistics
 import time
-from pathlib import Path
 from typing import Any
 
-import torch
-from harness import emit, progress
-from sglang_engine import PAGE, Setup, Shape, Times, measure, run_alone
+from engine_process import Times, measure
+from llama import LLAMA_1B
+from log_probs import ALLOWED, NUM_ASKED, LogProbs, differences, draw_prompts, judge
+from sglang_engine import PAGE, Setup, run_alone
 
-SHAPE = Shape(hidden=2048, inner=8192, num_layers=16, head_dim=64)
 NUM_PROMPTS = 16
 PROMPT_TOKENS = 2000
 DEVICE_TOKENS = 12_000  # a third of the prompts
-NUM_TOP = 5
-NUM_ASKED = 50  # among which those five are looked for
-MISSED = 5.0  # the difference of a token that is not among them
-ALLOWED = 1.25  # times the device hits' difference
 MISPLACES = "RADIXKV_BENCH_MISPLACES"
-LogProbs = dict[int, float]
-
-
-def write_weights(folder: Path) -> None:
-    """Matrices from a normal distribution of a fixed seed, vectors of ones."""
-    from safetensors.torch import save_file
-
-    generator = torch.Generator("cuda").manual_seed(1)
-
-    def matrix(*shape: int) -> torch.Tensor:
-        values = torch.randn(shape, generator=generator, device="cuda") * 0.02
-        return values.to(torch.bfloat16).cpu()
-
-    def ones() -> torch.Tensor:
-        return torch.ones(SHAPE.hidden, dtype=torch.bfloat16)
-
-    hidden, heads, kv_heads = SHAPE.hidden, SHAPE.query_size, SHAPE.kv_size
-    shapes = {
-        "self_attn.q_proj": (heads, hidden),
-        "self_attn.k_proj": (kv_heads, hidden),
-        "self_attn.v_proj": (kv_heads, hidden),
-        "self_attn.o_proj": (hidden, heads),
-        "mlp.gate_proj": (SHAPE.inner, hidden),
-        "mlp.up_proj": (SHAPE.inner, hidden),
-        "mlp.down_proj": (hidden, SHAPE.inner),
-    }
-    weights = {
-        "model.embed_tokens.weight": matrix(SHAPE.vocabulary, hidden),
-        "lm_head.weight": matrix(SHAPE.vocabulary, hidden),
-        "model.norm.weight": ones(),
-    }
-    for layer in range(SHAPE.num_layers):
-        prefix = f"model.layers.{layer}."
-        weights |= {f"{prefix}{name}.weight": matrix(*shape) for name, shape in shapes.items()}
-        weights |= {
-            f"{prefix}{name}.weight": ones()
-            for name in ("input_layernorm", "post_attention_layernorm")
-        }
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
 def misplace_loads() -> None:
@@ -99,10 +53,7 @@ class Bench:
     def __init__(self, engine: Any, page: int) -> None:
         self._engine = engine
         self._page = page
-        source = random.Random(3)
-        self._prompts = [
-            [source.randrange(3, 128_000) for _ in range(PROMPT_TOKENS)] for _ in range(NUM_PROMPTS)
-        ]
+        self._prompts = draw_prompts(NUM_PROMPTS, PROMPT_TOKENS)
 
     def ask(self, prompt: list[int], source: str | None = None) -> LogProbs:
         """Log-probabilities of the likeliest tokens; the prompt's KV must come from `source`."""
@@ -131,16 +82,6 @@ class Bench:
         return {"device": differences(computed, device), "host": differences(computed, host)}
 
 
-def differences(truth: list[LogProbs], seen: list[LogProbs]) -> list[float]:
-    """Of each prompt: how far the log-probabilities of its likeliest tokens are off, on average."""
-    result = []
-    for right, other in zip(truth, seen, strict=True):
-        top = sorted(right, key=lambda token: -right[token])[:NUM_TOP]
-        off = [abs(right[token] - other[token]) if token in other else MISSED for token in top]
-        result.append(statistics.fmean(off))
-    return result
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", help=argparse.SUPPRESS)
@@ -152,32 +93,24 @@ def main() -> None:
     circumstances = {name: getattr(options, name) for name in ("page", "attention", "ranks")}
     if options.only:
         setup = Setup(
-            DEVICE_TOKENS, has_disk=False, has_graphs=options.graphs, shape=SHAPE, **circumstances
+            DEVICE_TOKENS,
+            has_disk=False,
+            has_graphs=options.graphs,
+            shape=LLAMA_1B,
+            **circumstances,
         )
         run_alone(
-            options.only, setup, lambda engine: Bench(engine, options.page).run(), write_weights
+            options.only,
+            setup,
+            lambda engine: Bench(engine, options.page).run(),
+            with_weights=True,
         )
         return
     right = measure("radixkv")
     os.environ[MISPLACES] = "1"
-    control = statistics.fmean(measure("radixkv")["host"])
-    device, host = (statistics.fmean(right[kind]) for kind in ("device", "host"))
-    for kind in ("device", "host"):
-        emit(
-            f"parity.sglang.{kind}_difference",
-            [statistics.fmean(right[kind])],
-            "nats",
-            baseline=round(device, 5),
-            baseline_name="device hits",
-            allowed=round(ALLOWED * device, 5),
-            control=round(control, 3),
-            prompts=NUM_PROMPTS,
-            graphs=options.graphs,
-            **circumstances,
-        )
-    if not host <= ALLOWED * device < control:
-        raise SystemExit(f"host {host:.4f}, device {device:.4f}, control {control:.4f}")
-    progress("  host hits are as near to what was computed as device hits are")
+    control = measure("radixkv")
+    circumstances["graphs"] = options.graphs
+    judge("sglang", right, control, {"host": ALLOWED}, **circumstances)
 
 
 if __name__ == "__main__":

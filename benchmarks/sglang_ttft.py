@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import argparse
 import random
-import statistics
 import time
 from typing import Any
 
-from harness import emit, progress
-from sglang_engine import CACHES, PAGE, Setup, Times, measure, run_alone
+from engine_process import Times, emit_beside, measure
+from harness import progress
+from sglang_engine import CACHES, PAGE, Setup, run_alone
 
 LENGTHS = (8192, 32768, 65536, 100_000)
 ROUNDS = 7
@@ -81,13 +81,7 @@ def main() -> None:
         return
     ours, theirs = measure("radixkv"), measure("hicache")
     for name, values in ours.items():
-        peer = theirs.get(name)
-        extra = {}
-        if peer:
-            baseline = statistics.median(peer)
-            ratio = round(statistics.median(values) / baseline, 3)
-            extra = {"baseline": round(baseline, 1), "baseline_name": "HiCache", "ratio": ratio}
-        emit(f"ttft.sglang.{name}_ms", values, "ms", **extra)
+        emit_beside(f"ttft.sglang.{name}_ms", values, "ms", {"HiCache": theirs.get(name, [])})
 
 
 if __name__ == "__main__":

@@ -472,6 +472,10 @@ class Executor:
         addresses: numpy.typing.NDArray[numpy.uint64],
         strides: numpy.typing.NDArray[numpy.int64],
         num_slots: typing.SupportsInt | typing.SupportsIndex,
+        block_slots: typing.SupportsInt | typing.SupportsIndex,
+        slot_strides: numpy.typing.NDArray[numpy.int64] | None,
+        num_pieces: typing.SupportsInt | typing.SupportsIndex,
+        piece_strides: numpy.typing.NDArray[numpy.int64] | None,
     ) -> None: ...
     def begin_outside(
         self,

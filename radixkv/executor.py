@@ -255,11 +255,21 @@ class Executor:
                 self.unit_bytes,
                 self._gpu_options,
             )
-        self._native.attach(
-            engine_memory.addresses, engine_memory.strides_bytes, engine_memory.num_slots
-        )
+        at = engine_memory
+        blocks = (at.block_slots, at.slot_strides_bytes)
+        pieces = (at.num_pieces, at.piece_strides_bytes)
+        self._native.attach(at.addresses, at.strides_bytes, at.num_slots, *blocks, *pieces)
         self._gpu = gpu
         self._engine_memory = engine_memory
+
+    def follow_stream(self, stream: int) -> None:
+        """Let copies that are queued from now on begin after what this CUDA stream holds then.
+
+        In place of `EngineMemory.forward_stream`, for an engine that chooses its stream late.
+        Without a GPU it means nothing.
+        """
+        if self._gpu is not None:
+            self._gpu.follow_stream(stream)
 
     def submit(self, command: Command) -> None:
         """Queue a command. Returns at once; the command's arrays are copied.

@@ -94,6 +94,10 @@ class GpuCopies:
             num_slots=engine.num_slots,
             row_bytes=layout.row_bytes,
             num_kv=layout.num_kv,
+            block_slots=engine.block_slots,
+            slot_strides=engine.slot_strides_bytes,
+            num_pieces=engine.num_pieces,
+            piece_strides=engine.piece_strides_bytes,
         )
         self._transfer = self._cuda.CudaTransfer(
             place,
@@ -110,6 +114,10 @@ class GpuCopies:
         self._failed_loads: dict[int, None] = {}  # the last ones, oldest first
         self._last_hold: tuple[Any, int, int] | None = None
         self._holds = False
+
+    def follow_stream(self, stream: int) -> None:
+        """From now on, begin copies after what this stream holds when they are queued."""
+        self._stream = stream
 
     def submit(self, command: Store | Load) -> None:
         """Queue a copy. Arguments are checked here; what the device cannot take yet waits."""

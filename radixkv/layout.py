@@ -83,14 +83,24 @@ class KVLayout:
 class EngineMemory:
     """Where an engine keeps KV: one buffer for each layer's K and V, a slot for each token.
 
+    Slots may lie in blocks, `block_slots` in each: slot s is number s % block_slots of block
+    s // block_slots. A row may lie in pieces, such as each head's K beside its V; their order is
+    that of the row's bytes.
+
     Attributes:
         addresses: Address of slot 0 of each buffer, order [layer][K,V]. Shape: (num_rows,), uint64.
-        strides_bytes: From one slot to the next. Shape: (num_rows,), int64.
+        strides_bytes: From one block to the next. Shape: (num_rows,), int64.
         num_slots: Slots in each buffer; a slot outside 0 … num_slots − 1 is refused.
         owner: Kept alive as long as this object, such as the tensors behind the addresses.
         device: Number of the CUDA device that the addresses are on; None for host memory.
         forward_stream: CUDA stream on which the engine computes, as an integer. Copies begin after
             what it holds when they are queued.
+        block_slots: Slots in a block; with 1 a block is a slot.
+        slot_strides_bytes: From one slot to the next in its block; None where `block_slots` is 1.
+            Shape: (num_rows,), int64.
+        num_pieces: Pieces of equal length that a row lies in.
+        piece_strides_bytes: From one piece to the next; None where `num_pieces` is 1. Shape:
+            (num_rows,), int64.
     """
 
     addresses: NDArray[np.uint64]
@@ -99,6 +109,10 @@ class EngineMemory:
     owner: object = None
     device: int | None = None
     forward_stream: int = 0
+    block_slots: int = 1
+    slot_strides_bytes: NDArray[np.int64] | None = None
+    num_pieces: int = 1
+    piece_strides_bytes: NDArray[np.int64] | None = None
 
 
 def describe_arrays(arrays: Sequence[Any], num_kv: int = 2) -> tuple[KVLayout, EngineMemory]:

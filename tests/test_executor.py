@@ -101,12 +101,16 @@ def test_arrays_of_another_type_are_refused(executor):
 def test_engine_memory_must_fit_the_layout(executor, engine):
     memory = engine.memory()
 
-    with pytest.raises(ValueError, match="expected 8 addresses and strides, got 7 and 8"):
+    with pytest.raises(ValueError, match="addresses: expected 8 entries, got 7"):
         executor.attach(replace(memory, addresses=memory.addresses[1:].copy()))
     with pytest.raises(ValueError, match="strides_bytes: expected at least 64, got 63"):
         executor.attach(replace(memory, strides_bytes=np.full(8, 63)))
     with pytest.raises(ValueError, match="num_slots"):
         executor.attach(replace(memory, num_slots=0))
+    with pytest.raises(ValueError, match="slot_strides_bytes: expected 8 entries, got 0"):
+        executor.attach(replace(memory, block_slots=16))
+    with pytest.raises(ValueError, match="num_pieces: expected a divisor of 64, got 3"):
+        executor.attach(replace(memory, num_pieces=3))
 
 
 def test_disk_commands_without_a_disk_are_refused():

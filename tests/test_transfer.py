@@ -130,3 +130,43 @@ def test_layers_may_lie_anywhere_with_strides_of_their_own():
         assert completion.status == CompletionStatus.OK
         wanted = b"".join(buffer[slots, :10].tobytes() for buffer in buffers)
         assert executor.read_memory(0, len(wanted)) == wanted
+
+
+@pytest.mark.parametrize("heads_first", [False, True], ids=["tokens first", "heads first"])
+def test_rows_may_lie_in_blocks_and_in_pieces(heads_first):
+    """A head's K beside its V, tokens in blocks of 16: every row is stored whole all the same."""
+    layout = KVLayout(num_layers=3, num_kv=2, row_bytes=4 * 8, dtype="uint8")
+    random = np.random.default_rng(0)
+    inner = (4, 16) if heads_first else (16, 4)
+    engine = random.integers(0, 256, (3, 10, *inner, 2, 8), np.uint8)
+    by_token = engine.swapaxes(2, 3) if heads_first else engine  # layer, block, token, head, K|V
+    starts = [by_token[layer, 0, 0, 0, kv].ctypes.data for layer in range(3) for kv in range(2)]
+    memory = EngineMemory(
+        addresses=np.array(starts, np.uint64),
+        strides_bytes=np.full(6, by_token.strides[1]),
+        num_slots=160,
+        owner=engine,
+        block_slots=16,
+        slot_strides_bytes=np.full(6, by_token.strides[2]),
+        num_pieces=4,
+        piece_strides_bytes=np.full(6, by_token.strides[3]),
+    )
+    slots = np.concatenate([slots_from(13, 40), np.array([9, 2, 3, 140, 60])])
+    with Executor(layout, memory_bytes=1 << 20, pin=False) as executor:
+        executor.attach(memory)
+        stored = chunk(executor, 0, num_tokens=len(slots))
+        wanted = by_token[:, slots // 16, slots % 16]  # layer, token, head, K|V
+
+        store(executor, stored, slots)
+        in_memory = executor.read_memory(0, wanted.size)
+        before = engine.copy()
+        engine[:] = 0xEE
+        load(executor, stored, slots)
+
+    assert in_memory == wanted.transpose(0, 3, 1, 2, 4).tobytes()  # layer, K|V, token, head
+    after = engine.swapaxes(2, 3) if heads_first else engine
+    is_loaded = np.zeros((10, 16), bool)
+    is_loaded[slots // 16, slots % 16] = True
+    kept = before.swapaxes(2, 3) if heads_first else before
+    assert np.array_equal(after[:, is_loaded], kept[:, is_loaded])
+    assert (after[:, ~is_loaded] == 0xEE).all()

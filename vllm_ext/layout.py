@@ -1,43 +1,79 @@
-"""vLLM's KV cache as radixkv sees it.
+"""vLLM's KV cache as radixkv sees it: the one place that knows how vLLM arranges a block.
 
-    a layer      [ block 0 | block 1 | … ]          a block    block_size equal shares, the "rows"
+Two forms. Where a block's inside is known, each token's rows are radixkv's own, as every engine's
+are, and a match may end at any token:
 
-Inside a block vLLM arranges bytes as the attention kernel likes: on the CPU K lies transposed, so
-that no run of bytes belongs to one token. So blocks move whole, and a row is only a block's bytes
-divided by its tokens. This module is where an engine layout whose rows do belong to tokens, and
-could be shared with another engine, would be described as such.
+    a block, NHD    [token 0: head 0 K|V, head 1 K|V, …][token 1: …] …        a row of K is made of
+    a block, HND    [head 0: token 0 K|V, token 1 K|V, …][head 1: …] …        the heads' pieces
+
+So the kernels of a GPU keep it, and joint latents (MLA) lie so everywhere, with one row a token.
+Elsewhere the attention kernel arranges bytes as it likes: a CPU's has K transposed, so that no run
+of bytes belongs to one token. There blocks move whole, and a row is only a block's bytes divided by
+its tokens.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from vllm.platforms import current_platform
+from vllm.v1.kv_cache_interface import MLAAttentionSpec
 
 from radixkv import EngineMemory, KVLayout, Load, Store, UnsupportedError
 
+_PLAIN_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+_KNOWN_BACKENDS = (None, "FLASH_ATTN", "FLASHINFER", "TRITON_ATTN", "FLEX_ATTENTION")
 
-def describe_blocks(kv_cache_config: Any) -> KVLayout:
+
+def describe_blocks(vllm_config: Any, kv_cache_config: Any) -> KVLayout:
     """The KV of a token on one rank, as the scheduler and the workers both can tell it."""
     group = kv_cache_config.kv_cache_groups[0]
     spec = group.kv_cache_spec
+    num_layers = len(group.layer_names)
+    dtype = str(spec.dtype).removeprefix("torch.")
+    row_bytes = spec.num_kv_heads * spec.head_size * spec.dtype.itemsize
+    num_kv = 1 if isinstance(spec, MLAAttentionSpec) else 2
+    is_plain = (
+        spec.dtype in _PLAIN_DTYPES
+        and (num_kv == 1 or getattr(spec, "head_size_v", None) in (None, spec.head_size))
+        and spec.page_size_bytes == spec.block_size * num_kv * row_bytes
+    )
+    if is_plain and (num_kv == 1 or _keeps_heads_joined(vllm_config)):
+        return KVLayout(num_layers, num_kv, row_bytes, dtype)
     return KVLayout(
-        num_layers=len(group.layer_names),
+        num_layers=num_layers,
         num_kv=1,
         row_bytes=spec.page_size_bytes // spec.block_size,
-        dtype=f"{str(spec.dtype).removeprefix('torch.')} in vLLM's blocks",
+        dtype=f"{dtype} in vLLM's blocks",
         block_tokens=spec.block_size,
     )
 
 
+def _keeps_heads_joined(vllm_config: Any) -> bool:
+    """Whether the attention kernel keeps each head's K beside its V, token by token."""
+    backend = getattr(getattr(vllm_config, "attention_config", None), "backend", None)
+    name = getattr(backend, "name", backend)
+    return bool(current_platform.is_cuda()) and name in _KNOWN_BACKENDS
+
+
 def slots_of(command: Store | Load) -> NDArray[np.int64]:
-    """A command's slots, counted through all blocks: vLLM's scheduler knows them all."""
+    """A command's slots, counted through all blocks."""
     assert isinstance(command.slots, np.ndarray)
     return command.slots
+
+
+def blocks_of(slots: NDArray[np.int64], block_tokens: int) -> set[int]:
+    """The blocks that slots are in. Fast where slots of one block follow each other."""
+    ids = slots // block_tokens
+    is_first = np.ones(len(ids), bool)
+    is_first[1:] = ids[1:] != ids[:-1]
+    return set(ids[is_first].tolist())
 
 
 def block_slots(blocks: list[int], block_tokens: int, first: int, last: int) -> NDArray[np.int64]:
@@ -46,66 +82,112 @@ def block_slots(blocks: list[int], block_tokens: int, first: int, last: int) -> 
     Args:
         blocks: The request's blocks, from its first token on.
         block_tokens: Tokens in a block.
-        first: First position, a whole number of blocks.
-        last: End of the positions, a whole number of blocks.
+        first: First position.
+        last: End of the positions.
 
     Returns:
         Shape (last − first,), int64.
     """
-    ids = np.array(blocks[first // block_tokens : last // block_tokens], np.int64)
-    return (ids[:, None] * block_tokens + np.arange(block_tokens)).reshape(-1)
+    begin = first // block_tokens
+    ids = np.array(blocks[begin : -(-last // block_tokens)], np.int64)
+    slots = (ids[:, None] * block_tokens + np.arange(block_tokens)).reshape(-1)
+    return slots[first - begin * block_tokens : last - begin * block_tokens]
 
 
-class BlockMemory:
-    """Where a worker's blocks are.
+def find_memory(
+    layout: KVLayout,
+    block_tokens: int,
+    layer_names: list[str],
+    kv_caches: Mapping[str, torch.Tensor],
+    num_blocks: int,
+) -> EngineMemory:
+    """Where a worker's slots are, counted through all blocks.
 
     Args:
         layout: From `describe_blocks`.
+        block_tokens: Tokens in one of vLLM's blocks.
         layer_names: The layers, in the order in which they are stored.
         kv_caches: vLLM's tensor of each layer.
         num_blocks: Blocks in each.
 
     Raises:
-        UnsupportedError: A block is not one run of bytes, or not of the size that the layout says.
+        UnsupportedError: A block does not lie as the layout says.
     """
+    tensors = [kv_caches[name] for name in layer_names]
+    if layout.block_tokens > 1:
+        places = [_whole_blocks(tensor, num_blocks, layout) for tensor in tensors]
+    else:
+        places = [_rows(tensor, num_blocks * block_tokens, layout) for tensor in tensors]
+    one = places[0]
+    if len({(place.block_slots, place.num_pieces) for place in places}) > 1:
+        raise UnsupportedError("radixkv: blocks lie differently from layer to layer")
 
-    def __init__(
-        self,
-        layout: KVLayout,
-        layer_names: list[str],
-        kv_caches: Mapping[str, torch.Tensor],
-        num_blocks: int,
-    ) -> None:
-        tensors = [kv_caches[name] for name in layer_names]
-        block_bytes = layout.row_bytes * layout.block_tokens
-        strides = {_block_stride_bytes(tensor, num_blocks, block_bytes) for tensor in tensors}
-        stride = strides.pop()
-        if strides or stride % layout.row_bytes:
-            raise UnsupportedError("radixkv: blocks lie differently from layer to layer")
-        self._block_tokens = layout.block_tokens
-        self._slots_per_block = stride // layout.row_bytes
-        device = tensors[0].get_device() if tensors[0].is_cuda else None
-        stream = 0 if device is None else int(torch.cuda.current_stream(device).cuda_stream)
-        self.engine = EngineMemory(
-            addresses=np.array([tensor.data_ptr() for tensor in tensors], np.uint64),
-            strides_bytes=np.full(len(tensors), layout.row_bytes, np.int64),
-            num_slots=(num_blocks - 1) * self._slots_per_block + layout.block_tokens,
-            owner=tuple(tensors),
-            device=device,
-            forward_stream=stream,
+    def each_row(strides: list[int]) -> NDArray[np.int64]:
+        return np.repeat(np.array(strides, np.int64), layout.num_kv)
+
+    starts = [place.address + kv * place.kv_step for place in places for kv in range(layout.num_kv)]
+    return EngineMemory(
+        addresses=np.array(starts, np.uint64),
+        strides_bytes=each_row([place.block_step for place in places]),
+        num_slots=num_blocks * block_tokens,
+        owner=tuple(tensors),
+        device=tensors[0].get_device() if tensors[0].is_cuda else None,
+        block_slots=one.block_slots,
+        slot_strides_bytes=each_row([place.slot_step for place in places]),
+        num_pieces=one.num_pieces,
+        piece_strides_bytes=(
+            each_row([place.piece_step for place in places]) if one.num_pieces > 1 else None
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a layer's slots are; steps in bytes."""
+
+    address: int
+    block_slots: int
+    block_step: int
+    slot_step: int
+    kv_step: int = 0
+    num_pieces: int = 1
+    piece_step: int = 0
+
+
+def _rows(tensor: torch.Tensor, num_slots: int, layout: KVLayout) -> _Place:
+    """Of a tensor that keeps each token's rows: [block, head, token, K|V], or without heads."""
+    by_head = tensor.unsqueeze(1) if tensor.dim() == 3 else tensor
+    item_bytes = tensor.element_size()
+    steps = [stride * item_bytes for stride in by_head.stride()]
+    shape = tuple(by_head.shape)
+    is_as_expected = (
+        len(shape) == 4
+        and shape[0] * shape[2] == num_slots
+        and shape[1] * shape[3] * item_bytes == layout.num_kv * layout.row_bytes
+        and (layout.num_kv == 2 or shape[1] == 1)
+        and steps[3] == item_bytes
+    )
+    if not is_as_expected:
+        raise UnsupportedError(
+            f"radixkv: expected rows of {layout.row_bytes} bytes, each head's K beside its V, of "
+            f"{num_slots} tokens, got a tensor of shape {tuple(tensor.shape)} and strides "
+            f"{tuple(tensor.stride())}"
         )
+    return _Place(
+        address=tensor.data_ptr(),
+        block_slots=shape[2],
+        block_step=steps[0],
+        slot_step=steps[2],
+        kv_step=shape[3] * item_bytes // 2,
+        num_pieces=shape[1],
+        piece_step=steps[1],
+    )
 
-    def place(self, slots: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Slots as the executor counts them: with what lies between two blocks of a layer."""
-        if self._slots_per_block == self._block_tokens:
-            return slots
-        block, within = np.divmod(slots, self._block_tokens)
-        return block * self._slots_per_block + within
 
-
-def _block_stride_bytes(tensor: torch.Tensor, num_blocks: int, block_bytes: int) -> int:
-    """Bytes from one of vLLM's blocks to the next; a kernel's blocks may be parts of them."""
+def _whole_blocks(tensor: torch.Tensor, num_blocks: int, layout: KVLayout) -> _Place:
+    """Of a tensor whose blocks are runs of bytes; a kernel's blocks may be parts of vLLM's."""
     parts, rest = divmod(tensor.shape[0], num_blocks)
+    block_bytes = layout.row_bytes * layout.block_tokens
     item_bytes = tensor.element_size()
     part_items = math.prod(tensor.shape[1:])
     extent = 1 + sum(
@@ -118,5 +200,9 @@ def _block_stride_bytes(tensor: torch.Tensor, num_blocks: int, block_bytes: int)
             f"radixkv: expected blocks of {block_bytes} bytes in one run, got a tensor of shape "
             f"{tuple(tensor.shape)} and strides {tuple(tensor.stride())} for {num_blocks} blocks"
         )
-    stride_bytes: int = tensor.stride(0) * parts * item_bytes
-    return stride_bytes
+    return _Place(
+        address=tensor.data_ptr(),
+        block_slots=layout.block_tokens,
+        block_step=tensor.stride(0) * parts * item_bytes,
+        slot_step=layout.row_bytes,
+    )

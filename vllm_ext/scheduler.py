@@ -31,7 +31,7 @@ from radixkv import (
     inspect_ranks,
 )
 from vllm_ext.identity import Namespaces, engine_namespace
-from vllm_ext.layout import block_slots, slots_of
+from vllm_ext.layout import block_slots, blocks_of, slots_of
 from vllm_ext.metadata import Outcome, StepPlan, WorkerReport, join
 from vllm_ext.requests import RequestState, may_read, may_write, tokens_of
 from vllm_ext.settings import EngineSettings
@@ -54,12 +54,14 @@ class SchedulerSide:
     def __init__(self, settings: EngineSettings, vllm_config: Any, kv_cache_config: Any) -> None:
         config, layout = settings.config, settings.layout
         self._settings = settings
-        self._block_tokens = layout.block_tokens
+        self._block_tokens = settings.block_tokens
         self._chunk_tokens = config.chunk_tokens
         self.planner = Planner.from_config(
             layout,
             config,
-            max_store_tokens=config.store_max_inflight * settings.num_blocks * layout.block_tokens,
+            max_store_tokens=config.store_max_inflight
+            * settings.num_blocks
+            * settings.block_tokens,
         )
         space = engine_namespace(
             vllm_config, kv_cache_config, layout, config.chunk_tokens, config.namespace_salt
@@ -184,8 +186,8 @@ class SchedulerSide:
         commands = self.planner.take_commands()
         for command in commands:
             if isinstance(command, Store):
-                block_ids = slots_of(command)[:: self._block_tokens] // self._block_tokens
-                self._reading[command.command_id] = set(block_ids.tolist())
+                blocks = blocks_of(slots_of(command), self._block_tokens)
+                self._reading[command.command_id] = blocks
         plan = StepPlan(
             commands=commands,
             waiting=self._waiting(commands),

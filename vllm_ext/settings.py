@@ -21,6 +21,7 @@ class EngineSettings:
         layout: The KV of a token on one rank.
         config: radixkv's settings; sizes are those of one rank.
         num_ranks: Ranks that hold a share of each chunk.
+        block_tokens: Tokens in one of vLLM's blocks.
         num_blocks: Blocks on the device.
         group_id: For disk files that are made now, 16 bytes.
         loads_sync: Whether a request joins the batch at once and waits for its loads layer by
@@ -32,6 +33,7 @@ class EngineSettings:
     layout: KVLayout
     config: CacheConfig
     num_ranks: int
+    block_tokens: int
     num_blocks: int
     group_id: bytes
     loads_sync: bool
@@ -53,7 +55,7 @@ def read_settings(vllm_config: Any, kv_cache_config: Any) -> EngineSettings:
     loads = extra.pop("loads", _LOADS[0])
     if loads not in _LOADS:
         raise ConfigError(f"loads: expected one of {', '.join(_LOADS)}, got {loads!r}")
-    layout = describe_blocks(kv_cache_config)
+    layout = describe_blocks(vllm_config, kv_cache_config)
     num_ranks = vllm_config.parallel_config.tensor_parallel_size
     config = _read_config(extra)
     chunk_tokens = -(-config.chunk_tokens // layout.block_tokens) * layout.block_tokens
@@ -61,6 +63,7 @@ def read_settings(vllm_config: Any, kv_cache_config: Any) -> EngineSettings:
         layout=layout,
         config=dataclasses.replace(config, chunk_tokens=chunk_tokens).for_rank(num_ranks),
         num_ranks=num_ranks,
+        block_tokens=kv_cache_config.kv_cache_groups[0].kv_cache_spec.block_size,
         num_blocks=kv_cache_config.num_blocks,
         group_id=hashlib.sha256(str(transfer.engine_id).encode()).digest()[:16],
         loads_sync=loads == "sync",

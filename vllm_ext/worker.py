@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Mapping
 
 import torch
 
-from radixkv import Command, Completion, CompletionStatus, Executor, Load, Store
-from vllm_ext.layout import BlockMemory, slots_of
+from radixkv import Command, Completion, CompletionStatus, EngineMemory, Executor, Load, Store
+from vllm_ext.layout import find_memory, slots_of
 from vllm_ext.metadata import StepPlan, WorkerReport
 from vllm_ext.settings import EngineSettings
 
@@ -42,7 +41,7 @@ class WorkerSide:
             rank=rank,
             world_size=settings.num_ranks,
         )
-        self._memory: BlockMemory | None = None
+        self._memory: EngineMemory | None = None
         self._plan: StepPlan | None = None
         self._copies: dict[int, Store | Load] = {}  # under way
         self._waiting: dict[int, str] = {}  # load → request that waits outside the batch
@@ -60,18 +59,21 @@ class WorkerSide:
             UnsupportedError: It does not lie as its configuration says.
         """
         settings = self._settings
-        self._memory = BlockMemory(
-            settings.layout, self._layer_names, kv_caches, settings.num_blocks
+        self._memory = find_memory(
+            settings.layout,
+            settings.block_tokens,
+            self._layer_names,
+            kv_caches,
+            settings.num_blocks,
         )
-        self.executor.attach(self._memory.engine)
+        self.executor.attach(self._memory)
 
     def begin_step(self, plan: StepPlan) -> None:
         """Carry out a plan, before its step computes. A second call with it does nothing."""
         if plan is self._plan:
             return
-        if self._plan is None:
-            self._attach_to_stream()
         self._plan = plan
+        self.executor.follow_stream(self._stream())
         self._unheard_failures -= set(plan.failed_loads_heard)
         self._waiting |= plan.waiting
         loads = [command for command in plan.commands if isinstance(command, Load)]
@@ -124,21 +126,12 @@ class WorkerSide:
         """vLLM shuts down."""
         self.executor.close()
 
-    def _attach_to_stream(self) -> None:
-        """On a GPU copies begin behind the forward; vLLM chooses its stream with the first step."""
-        assert self._memory is not None
-        stream = self._stream()
-        if stream != self._memory.engine.forward_stream:
-            self.executor.attach(dataclasses.replace(self._memory.engine, forward_stream=stream))
-
     def _submit(self, command: Command) -> None:
         if isinstance(command, Store) and self._unheard_failures:
             self._end(Completion(command.command_id, 0, CompletionStatus.FAILED))
             return
         if isinstance(command, Store | Load):
-            assert self._memory is not None
             self._copies[command.command_id] = command
-            command = dataclasses.replace(command, slots=self._memory.place(slots_of(command)))
         try:
             self.executor.submit(command)
         except Exception:
@@ -167,10 +160,10 @@ class WorkerSide:
         if completion.status is not CompletionStatus.OK:
             self._unheard_failures.add(completion.command_id)
             num_good = int(copy.chunks["count"][: completion.num_ok].sum())
-            lost = slots_of(copy)[num_good:] // self._settings.layout.block_tokens
+            lost = slots_of(copy)[num_good:] // self._settings.block_tokens
             self._lost_blocks.update(lost.tolist())
 
     def _stream(self) -> int:
-        assert self._memory is not None
-        device = self._memory.engine.device
+        """The stream on which vLLM computes; it may choose another one with the first step."""
+        device = None if self._memory is None else self._memory.device
         return 0 if device is None else int(torch.cuda.current_stream(device).cuda_stream)

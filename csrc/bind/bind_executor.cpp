@@ -82,13 +82,24 @@ Fields to_dict(const KindStats& stats) {
                   "num_full"_a = stats.num_full, "recent_gbps"_a = stats.recent_bytes_per_s / 1e9);
 }
 
+std::vector<std::int64_t> to_vector(const std::optional<Array<std::int64_t>>& array) {
+  if (!array) return {};
+  return {view(*array).begin(), view(*array).end()};
+}
+
 void attach(Executor& executor, const Array<std::uint64_t>& addresses,
-            const Array<std::int64_t>& strides, std::int64_t num_slots) {
+            const Array<std::int64_t>& strides, std::int64_t num_slots, std::int64_t block_slots,
+            const std::optional<Array<std::int64_t>>& slot_strides, std::int64_t num_pieces,
+            const std::optional<Array<std::int64_t>>& piece_strides) {
   EngineView engine;
   for (const std::uint64_t address : view(addresses)) {
     engine.addresses.push_back(reinterpret_cast<std::byte*>(address));
   }
-  engine.strides.assign(view(strides).begin(), view(strides).end());
+  engine.strides = to_vector(strides);
+  engine.slot_strides = to_vector(slot_strides);
+  engine.piece_strides = to_vector(piece_strides);
+  engine.block_slots = block_slots;
+  engine.num_pieces = num_pieces;
   engine.num_slots = num_slots;
   executor.attach(std::move(engine));
 }
@@ -211,7 +222,10 @@ void bind_inspection(py::module_& module) {
 }
 
 void bind_submits(py::class_<Executor>& executor) {
-  executor.def("attach", &attach, "addresses"_a.noconvert(), "strides"_a.noconvert(), "num_slots"_a)
+  executor
+      .def("attach", &attach, "addresses"_a.noconvert(), "strides"_a.noconvert(), "num_slots"_a,
+           "block_slots"_a, "slot_strides"_a.noconvert(), "num_pieces"_a,
+           "piece_strides"_a.noconvert())
       .def(
           "submit_copy",
           [](Executor& self, CommandKind kind, std::int64_t command_id, const py::array& chunks,

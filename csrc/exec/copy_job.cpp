@@ -101,6 +101,10 @@ CopyParams CopyJob::params() const {
   params.num_slices = num_good_;
   params.num_rows = context_.num_layers * context_.num_kv;
   params.row_bytes = context_.row_bytes;
+  params.block_slots = engine_->block_slots;
+  params.slot_strides = engine_->slot_strides.data();
+  params.num_pieces = engine_->num_pieces;
+  params.piece_strides = engine_->piece_strides.data();
   return params;
 }
 

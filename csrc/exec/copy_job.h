@@ -23,10 +23,14 @@
 
 namespace radixkv {
 
-// Where the engine keeps KV, order [layer][K,V]; see EngineMemory in layout.py.
+// Where the engine keeps KV, order [layer][K,V]; see EngineMemory in layout.py, and CopyParams.
 struct EngineView {
   std::vector<std::byte*> addresses;
-  std::vector<std::int64_t> strides;
+  std::vector<std::int64_t> strides;        // from block to block
+  std::vector<std::int64_t> slot_strides;   // in a block; empty where a block is a slot
+  std::vector<std::int64_t> piece_strides;  // empty where a row is whole
+  std::int64_t block_slots = 1;
+  std::int64_t num_pieces = 1;
   std::int64_t num_slots = 0;
 };
 

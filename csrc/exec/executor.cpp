@@ -31,6 +31,40 @@ void check_extent(const char* field, std::size_t index, std::uint64_t offset,
                        " are outside the tier's " + std::to_string(tier_units));
 }
 
+void check_strides(const char* field, const std::vector<std::int64_t>& strides,
+                   std::size_t num_rows, std::int64_t least) {
+  if (strides.size() != num_rows) {
+    refuse("engine_memory", std::string(field) + ": expected " + std::to_string(num_rows) +
+                                " entries, got " + std::to_string(strides.size()));
+  }
+  for (const std::int64_t stride : strides) {
+    if (stride >= least) continue;
+    refuse("engine_memory", std::string(field) + ": expected at least " + std::to_string(least) +
+                                ", got " + std::to_string(stride));
+  }
+}
+
+void check_engine(const EngineView& engine, const ExecutorOptions& options) {
+  const auto num_rows = static_cast<std::size_t>(options.num_layers * options.num_kv);
+  if (engine.addresses.size() != num_rows) {
+    refuse("engine_memory", "addresses: expected " + std::to_string(num_rows) + " entries, got " +
+                                std::to_string(engine.addresses.size()));
+  }
+  if (engine.num_slots < 1) refuse("engine_memory", "num_slots: expected at least 1");
+  if (engine.block_slots < 1) refuse("engine_memory", "block_slots: expected at least 1");
+  if (engine.num_pieces < 1 || options.row_bytes % engine.num_pieces != 0) {
+    refuse("engine_memory", "num_pieces: expected a divisor of " +
+                                std::to_string(options.row_bytes) + ", got " +
+                                std::to_string(engine.num_pieces));
+  }
+  const std::int64_t piece_bytes = options.row_bytes / engine.num_pieces;
+  check_strides("strides_bytes", engine.strides, num_rows, piece_bytes);
+  check_strides("slot_strides_bytes", engine.slot_strides, engine.block_slots > 1 ? num_rows : 0,
+                piece_bytes);
+  check_strides("piece_strides_bytes", engine.piece_strides, engine.num_pieces > 1 ? num_rows : 0,
+                piece_bytes);
+}
+
 }  // namespace
 
 Executor::Executor(const ExecutorOptions& options, std::optional<DiskOptions> disk,
@@ -62,21 +96,7 @@ Executor::~Executor() { close(0); }
 
 void Executor::attach(EngineView engine) {
   check_open();
-  const auto num_rows = static_cast<std::size_t>(options_.num_layers * options_.num_kv);
-  if (engine.addresses.size() != num_rows || engine.strides.size() != num_rows) {
-    refuse("engine_memory", "expected " + std::to_string(num_rows) +
-                                " addresses and strides, got " +
-                                std::to_string(engine.addresses.size()) + " and " +
-                                std::to_string(engine.strides.size()));
-  }
-  for (const std::int64_t stride : engine.strides) {
-    if (stride < options_.row_bytes) {
-      refuse("engine_memory", "strides_bytes: expected at least " +
-                                  std::to_string(options_.row_bytes) + ", got " +
-                                  std::to_string(stride));
-    }
-  }
-  if (engine.num_slots < 1) refuse("engine_memory", "num_slots: expected at least 1");
+  check_engine(engine, options_);
   if (!copies_->idle())
     refuse("engine_memory", "loads or stores with the old one are on their way");
   engine_ = std::make_shared<const EngineView>(std::move(engine));

@@ -12,6 +12,7 @@ from sglang_models import VOCAB_SIZE
 Ids = list[int]
 
 MAX_NEW_TOKENS = 16
+CLOSE_CALL = 0.13  # of log-probability: two steps of such logits in bfloat16
 DOCUMENT_LENGTHS = (411, 170)
 USERS_PER_DOCUMENT = 3
 LONE_LENGTHS = (16, 77)  # shorter than a block, shorter than two chunks
@@ -27,8 +28,16 @@ class Workload:
     second_answers: list[Ids]
 
 
-def make_workload(answer: Callable[[list[Ids]], list[Ids]], seed: int = 11) -> Workload:
-    """Draws the conversations and lets an engine without any cache answer them."""
+Answer = Callable[[list[Ids]], list[dict[str, Any]]]
+
+
+def make_workload(answer: Answer, seed: int = 11) -> Workload:
+    """Draws the conversations and lets an engine without any cache answer them.
+
+    Args:
+        answer: Gives `vllm_host.Host`'s answers; with `margins` only what is sure counts.
+        seed: Of the conversations.
+    """
     rng = random.Random(seed)
     first = [random_ids(rng, length) for length in LONE_LENGTHS]
     for length in DOCUMENT_LENGTHS:
@@ -37,36 +46,42 @@ def make_workload(answer: Callable[[list[Ids]], list[Ids]], seed: int = 11) -> W
             first.append([*document, *random_ids(rng, rng.randrange(9, 70))])
     first_answers = answer(first)
     second = [
-        [*ids, *given, *random_ids(rng, rng.randrange(9, 50))]
+        [*ids, *given["ids"], *random_ids(rng, rng.randrange(9, 50))]
         for ids, given in zip(first, first_answers, strict=True)
     ]
-    return Workload(first, first_answers, second, answer(second))
+    workload = Workload(first, sure_ids(first_answers), second, sure_ids(answer(second)))
+    num_sure = sum(map(len, workload.first_answers + workload.second_answers))
+    assert num_sure > len(first) * MAX_NEW_TOKENS // 3, "the model's answers hinge on rounding"
+    return workload
 
 
-def without_close_calls(workload: Workload, answer: Callable[[list[Ids]], list[Ids]]) -> Workload:
-    """The conversations that an engine which finds them on the device answers alike.
+def sure_ids(answers: list[dict[str, Any]]) -> list[Ids]:
+    """Each answer up to the first token that hinges on rounding.
 
-    What is found and what is computed beside it changes the rounding. Where an answer hinges on
-    that, no cache can be held to it.
+    In bfloat16 it does where the next token was nearly as likely: what is found changes what is
+    computed in one batch, and no cache can be held to that.
     """
-    turns = zip(
-        workload.first,
-        workload.first_answers,
-        workload.second,
-        workload.second_answers,
-        strict=True,
-    )
-    stable = [turn for turn in turns if answer([turn[0]]) + answer([turn[2]]) == [turn[1], turn[3]]]
-    assert len(stable) > len(workload.first) // 3, "the model's answers hinge on rounding"
-    return Workload(*map(list, zip(*stable, strict=True)))
+    found = []
+    for answer in answers:
+        unsure = [number for number, margin in enumerate(answer["margins"]) if margin < CLOSE_CALL]
+        found.append(answer["ids"][: unsure[0] if unsure else None])
+    return found
 
 
-def answer_all(host: Any, prompts: list[Ids], *, together: bool = True) -> list[dict[str, Any]]:
+def begins_as(answers: list[dict[str, Any]], expected: list[Ids]) -> bool:
+    """Whether each answer begins with all that is expected of it."""
+    pairs = zip(answers, expected, strict=True)
+    return all(answer["ids"][: len(ids)] == ids for answer, ids in pairs)
+
+
+def answer_all(
+    host: Any, prompts: list[Ids], *, together: bool = True, weigh: bool = False
+) -> list[dict[str, Any]]:
     """An engine's answers to prompts that are all queued at once, or one at a time."""
     batches = [prompts] if together else [[prompt] for prompt in prompts]
     found = []
     for batch in batches:
-        found += host.generate(prompts=batch, max_tokens=MAX_NEW_TOKENS)
+        found += host.generate(prompts=batch, max_tokens=MAX_NEW_TOKENS, weigh=weigh)
     return found
 
 

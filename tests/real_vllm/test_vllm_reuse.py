@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conversations import MAX_NEW_TOKENS, Workload, answer_all
+from conversations import MAX_NEW_TOKENS, Workload, answer_all, begins_as
 from vllm_harness import TELLS_SOURCES, VllmHost, cached_by_source, connector
 
 
@@ -23,6 +23,11 @@ class Leg:
     block_tokens: int = 32
     chunked_at: int | None = None
     ahead: bool = False
+
+    @property
+    def moved_tokens(self) -> int:
+        """Tokens that move together: a block, or one where the rows are each token's own."""
+        return 1 if self.attention == "mla" else self.block_tokens
 
     def engine(self) -> dict[str, Any]:
         found: dict[str, Any] = {
@@ -42,7 +47,7 @@ LEGS = [
     Leg("chunked prefill, scheduling ahead", chunked_at=96, ahead=True),
     Leg("blocks of 128, bfloat16", dtype="bfloat16", block_tokens=128),
     pytest.param(
-        Leg("joint latents, bfloat16", attention="mla", dtype="bfloat16", block_tokens=128),
+        Leg("joint latents, bfloat16", attention="mla", dtype="bfloat16"),
         marks=pytest.mark.skipif(not TELLS_SOURCES, reason="vLLM 0.27 has none on a CPU"),
     ),
 ]
@@ -53,7 +58,7 @@ class Run:
     """Both turns of a workload, and the engine's state after them."""
 
     workload: Workload
-    block_tokens: int
+    moved_tokens: int
     first: list[dict[str, Any]]
     after_first: dict[str, Any]
     second: list[dict[str, Any]]
@@ -78,12 +83,12 @@ def run(
     host.reset_prefix_cache()
     second = answer_all(host, workload.second, together=together)
     assert host.settle()
-    return Run(workload, leg.block_tokens, first, after_first, second, host.state(), host.metrics())
+    return Run(workload, leg.moved_tokens, first, after_first, second, host.state(), host.metrics())
 
 
 def test_every_answer_is_that_of_a_run_without_connector(run: Run) -> None:
-    assert [answer["ids"] for answer in run.first] == run.workload.first_answers
-    assert [answer["ids"] for answer in run.second] == run.workload.second_answers
+    assert begins_as(run.first, run.workload.first_answers)
+    assert begins_as(run.second, run.workload.second_answers)
 
 
 def test_parts_of_a_prompt_add_up(run: Run) -> None:
@@ -96,9 +101,9 @@ def test_parts_of_a_prompt_add_up(run: Run) -> None:
     assert run.after_second["counters"]["loads_failed"] == 0
 
 
-def test_second_turns_find_all_full_blocks_of_the_first(run: Run) -> None:
+def test_second_turns_find_all_of_the_first_that_can_move(run: Run) -> None:
     for first, answer in zip(run.workload.first, run.second, strict=True):
-        assert answer["cached_tokens"] >= len(first) // run.block_tokens * run.block_tokens
+        assert answer["cached_tokens"] >= len(first) // run.moved_tokens * run.moved_tokens
 
 
 def test_vllm_counts_what_radixkv_loaded(run: Run) -> None:

@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
@@ -86,8 +86,9 @@ class Host:
         max_tokens: int,
         cache_salt: str | None = None,
         kv_transfer_params: dict[str, Any] | None = None,
+        weigh: bool = False,
     ) -> None:
-        """Queue a request; `step` computes."""
+        """Queue a request; `step` computes. `weigh` asks how sure each token of its answer is."""
         wanted: dict[str, Any] = {"prompt_token_ids": prompt}
         if cache_salt is not None:
             wanted["cache_salt"] = cache_salt
@@ -98,6 +99,7 @@ class Host:
             ignore_eos=True,
             detokenize=False,
             extra_args=extra,
+            logprobs=2 if weigh else None,
         )
         self.llm.llm_engine.add_request(request_id, wanted, params)
 
@@ -208,6 +210,12 @@ class Host:
         worker = get_kv_transfer_group().worker if has_kv_transfer_group() else None
         getattr(interventions, name)(getattr(self._connector, "scheduler", None), worker)
 
+    def stored_forms(self, attention: str) -> dict[str, dict[str, Any]]:
+        """What is stored out of the memory layouts of several engines; no engine is needed."""
+        import stored_forms
+
+        return stored_forms.stored_forms(attention)
+
     @property
     def _core(self) -> Any:
         """The engine core, where it lives in this process."""
@@ -259,7 +267,14 @@ def _answer(output: Any) -> dict[str, Any]:
         "finish_reason": choice.finish_reason,
         "cached_tokens": output.num_cached_tokens,
         "prompt_tokens": len(output.prompt_token_ids),
+        "margins": [_margin(found.values()) for found in choice.logprobs or ()],
     }
+
+
+def _margin(found: Iterable[Any]) -> float:
+    """How much likelier the likeliest token was than the next."""
+    first, second, *_ = sorted((entry.logprob for entry in found), reverse=True)
+    return float(first - second)
 
 
 def main() -> None:
