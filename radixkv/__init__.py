@@ -28,7 +28,7 @@ from radixkv.executor import Executor
 from radixkv.group import RankGroup
 from radixkv.index import Match, PrefixHandle, RadixIndex
 from radixkv.layout import EngineMemory, KVLayout, describe_arrays
-from radixkv.namespace import Namespace, find_model, model_identity
+from radixkv.namespace import Namespace, common_identity, find_model, model_identity
 from radixkv.planner import Planner, SlotSource
 from radixkv.prefetch import Prefetch
 from radixkv.restore import inspect_ranks
@@ -71,6 +71,7 @@ __all__ = [
     "TierFormatError",
     "TierLockedError",
     "UnsupportedError",
+    "common_identity",
     "describe_arrays",
     "find_model",
     "inspect_ranks",

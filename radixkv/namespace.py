@@ -19,6 +19,10 @@ _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _SETTINGS_FILES = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
 _NOT_THE_MODEL = frozenset({"_name_or_path", "transformers_version"})  # config keys free to differ
 
+# What engines are known to compute alike: keys after rope, one row a head, and values as they are.
+_ALIKE_MODELS = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+_ALIKE_ROPES = frozenset({"default", "linear", "llama3"})
+
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
@@ -83,6 +87,40 @@ def model_identity(
     else:
         _add_folder(digest, path)
     return digest.hexdigest()[:32]
+
+
+def common_identity(
+    model_path: str | os.PathLike[str], kv_dtype: str, num_ranks: int
+) -> str | None:
+    """Identity of KV that any engine computes from this model, so that engines share it.
+
+    For an engine that takes the model as it is: nothing quantised, overridden or patched, KV in the
+    dtype that it computes in. What engines compute agrees but for rounding.
+
+    Args:
+        model_path: Folder with config.json.
+        kv_dtype: `KVLayout.dtype`.
+        num_ranks: Tensor-parallel ranks, which share out the heads.
+
+    Returns:
+        32 hexadecimal digits; None where engines may differ, which is wherever it is not known
+        that they do not.
+    """
+    path = Path(model_path)
+    if not (path / "config.json").is_file() or (path / "params.json").exists():
+        return None
+    config = json.loads((path / "config.json").read_bytes())
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    windows = config.get("use_sliding_window", True) and config.get("sliding_window")
+    is_alike = (
+        config.get("model_type") in _ALIKE_MODELS
+        and rope.get("rope_type", rope.get("type", "default")) in _ALIKE_ROPES
+        and not windows
+        and not any(config.get(key) for key in ("quantization_config", "auto_map"))
+    )
+    if not is_alike:
+        return None
+    return model_identity(path, {"any engine": 1, "kv": kv_dtype, "ranks": num_ranks})
 
 
 def find_model(name: str, revision: str | None = None) -> str:

@@ -7,7 +7,15 @@ import os
 import uuid
 from typing import Any
 
-from radixkv import CacheConfig, KVLayout, Namespace, RankGroup, find_model, model_identity
+from radixkv import (
+    CacheConfig,
+    KVLayout,
+    Namespace,
+    RankGroup,
+    common_identity,
+    find_model,
+    model_identity,
+)
 
 # Arguments that change the KV of given tokens, beside the weights.
 _MODEL_ARGUMENTS = (
@@ -20,7 +28,19 @@ _MODEL_ARGUMENTS = (
     "load_format",
     "tp_size",
     "random_seed",
+    "torchao_config",
 )
+
+# Where these are all that is set, SGLang takes the model as it is.
+_AS_IT_IS: dict[str, tuple[object, ...]] = {
+    "kv_cache_dtype": ("auto",),
+    "quantization": (None,),
+    "quantization_param_path": (None,),
+    "json_model_override_args": (None, "", "{}"),
+    "load_format": ("auto", "safetensors"),
+    "torchao_config": (None, ""),
+    "model_impl": (None, "auto"),
+}
 
 
 def engine_namespace(
@@ -37,7 +57,9 @@ def engine_namespace(
     overrides = {name: str(getattr(args, name, None)) for name in _MODEL_ARGUMENTS}
     if args.load_format != "dummy":  # only made-up weights depend on the seed
         del overrides["random_seed"]
-    model = group.gather(_identity(args.model_path, overrides))[0]
+    as_it_is = all(getattr(args, name, None) in known for name, known in _AS_IT_IS.items())
+    shared = as_it_is and layout.num_kv == 2  # engines may order a joint latent differently
+    model = group.gather(_identity(args, layout.dtype if shared else None, overrides))[0]
     return Namespace(
         model=model,
         layout_digest=layout.digest(config.chunk_tokens),
@@ -65,8 +87,11 @@ def draw_nonce(group: RankGroup) -> str:
     return group.gather(uuid.uuid4().hex)[0]
 
 
-def _identity(model_path: str, overrides: dict[str, str]) -> str:
-    """Reads the weights where they lie: at the path given, or where the hub's were put."""
-    revision = overrides["revision"]
-    folder = find_model(model_path, None if revision == "None" else revision)
-    return model_identity(folder, overrides)
+def _identity(args: Any, shared_dtype: str | None, overrides: dict[str, str]) -> str:
+    """Reads the weights where they lie: at the path given, or where the hub's were put.
+
+    With `shared_dtype` the identity is every engine's where the model allows it.
+    """
+    folder = find_model(args.model_path, getattr(args, "revision", None))
+    shared = shared_dtype and common_identity(folder, shared_dtype, args.tp_size)
+    return shared or model_identity(folder, overrides)

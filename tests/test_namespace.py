@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from radixkv.layout import KVLayout
-from radixkv.namespace import SAMPLE_BYTES, Namespace, model_identity
+from radixkv.namespace import SAMPLE_BYTES, Namespace, common_identity, model_identity
 
 CONFIG = {"model_type": "llama", "num_hidden_layers": 2, "rope_theta": 10000.0}
 NUM_VALUES = 1 << 20  # float32: 4 MiB, more than the samples cover
@@ -189,3 +189,46 @@ def test_a_safetensors_file_cut_short_has_an_identity(tmp_path, weights):
 def test_what_is_no_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match="model_path: expected a folder with config.json"):
         model_identity(tmp_path)
+
+
+def test_engines_share_the_identity_of_a_model_that_they_take_as_it_is(tmp_path, weights):
+    one = write_model(tmp_path / "one", weights)
+    copy = write_model(tmp_path / "copy", weights)
+    tuned = write_model(tmp_path / "tuned", weights + 1)
+
+    identity = common_identity(one, "bfloat16", 1)
+
+    assert identity is not None
+    assert identity == common_identity(copy, "bfloat16", 1)
+    others = {
+        common_identity(tuned, "bfloat16", 1),
+        common_identity(one, "float16", 1),
+        common_identity(one, "bfloat16", 2),
+        model_identity(one),
+    }
+    assert len(others | {identity}) == 5
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model_type": "deepseek_v2"},
+        {"rope_scaling": {"rope_type": "longrope"}},
+        {"rope_parameters": {"type": "dynamic"}},
+        {"sliding_window": 4096},
+        {"quantization_config": {"quant_method": "fp8"}},
+        {"auto_map": {"AutoModel": "modeling.Model"}},
+    ],
+)
+def test_engines_share_nothing_where_they_may_differ(tmp_path, weights, changes):
+    model = write_model(tmp_path / "model", weights, CONFIG | changes)
+
+    assert common_identity(model, "bfloat16", 1) is None
+
+
+def test_a_window_that_is_not_used_makes_no_difference(tmp_path, weights):
+    unused = {"model_type": "qwen2", "sliding_window": 4096, "use_sliding_window": False}
+    model = write_model(tmp_path / "model", weights, CONFIG | unused)
+
+    assert common_identity(model, "bfloat16", 1) is not None
+    assert common_identity(model / "model.safetensors", "bfloat16", 1) is None

@@ -12,7 +12,7 @@ from typing import Any
 import vllm
 from vllm.platforms import current_platform
 
-from radixkv import KVLayout, Namespace, Planner, find_model, model_identity
+from radixkv import KVLayout, Namespace, Planner, common_identity, find_model, model_identity
 from vllm_ext.requests import request_key
 
 logger = logging.getLogger(__name__)
@@ -21,6 +21,14 @@ logger = logging.getLogger(__name__)
 _MODEL = ("dtype", "quantization", "hf_overrides", "revision", "code_revision")
 _CACHE = ("cache_dtype", "block_size")
 _PARALLEL = ("tensor_parallel_size", "enable_expert_parallel")
+
+# Where these are all that is set, vLLM takes the model as it is.
+_AS_IT_IS: dict[str, tuple[object, ...]] = {
+    "quantization": (None,),
+    "config_format": (None, "auto", "hf"),
+    "model_impl": (None, "auto", "vllm"),
+    "hf_overrides": (None, {}),
+}
 
 
 class Namespaces:
@@ -76,7 +84,10 @@ def engine_namespace(
     model = vllm_config.model_config
     try:
         folder = find_model(model.model, getattr(model, "revision", None))
-        identity = model_identity(folder, overrides)
+        shared = _is_as_it_is(vllm_config, layout) and common_identity(
+            folder, layout.dtype, vllm_config.parallel_config.tensor_parallel_size
+        )
+        identity = shared or model_identity(folder, overrides)
     except (OSError, ValueError, ImportError) as error:
         logger.warning(
             "the weights of %s cannot be told from others (%s): what is kept is found again only "
@@ -88,6 +99,18 @@ def engine_namespace(
     return Namespace(model=identity, layout_digest=layout.digest(chunk_tokens), salt=salt)
 
 
+def _is_as_it_is(vllm_config: Any, layout: KVLayout) -> bool:
+    """Whether a token's rows are its own, and the KV what any engine makes of the model."""
+    model = vllm_config.model_config
+    return (
+        layout.block_tokens == 1
+        and layout.num_kv == 2  # engines may order a joint latent differently
+        and str(vllm_config.load_config.load_format) in ("auto", "safetensors")
+        and str(vllm_config.cache_config.cache_dtype) == "auto"
+        and all(getattr(model, name, None) in known for name, known in _AS_IT_IS.items())
+    )
+
+
 def _overrides(vllm_config: Any, kv_cache_config: Any) -> dict[str, object]:
     model, cache = vllm_config.model_config, vllm_config.cache_config
     load_format = str(vllm_config.load_config.load_format)
@@ -96,6 +119,8 @@ def _overrides(vllm_config: Any, kv_cache_config: Any) -> dict[str, object]:
     found |= {name: str(getattr(vllm_config.parallel_config, name, None)) for name in _PARALLEL}
     if "dummy" in load_format:  # only made-up weights depend on the seed
         found["seed"] = str(model.seed)
+    if "longrope" in str(model.hf_config):  # it turns by the greatest length, not by the prompt's
+        found["max_model_len"] = str(model.max_model_len)
     attention = getattr(vllm_config, "attention_config", None)
     found |= {
         "load_format": load_format,

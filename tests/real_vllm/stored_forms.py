@@ -1,4 +1,4 @@
-"""The same KV in the memory layouts of several engines' GPUs, stored out of each and loaded back.
+"""The same KV in the memory of several engines' GPUs, stored out of each and loaded into each.
 
 Runs where vLLM is. The tensors are as the engines make them on a GPU, but on the CPU: what is told
 of them, addresses and strides, is told alike.
@@ -10,7 +10,10 @@ of them, addresses and strides, is told alike.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -19,7 +22,9 @@ import numpy as np
 import torch
 from vllm.v1.kv_cache_interface import FullAttentionSpec, MLAAttentionSpec
 
-from radixkv import CacheConfig, EngineMemory, Executor, KVLayout, Planner, Store, TickRecord
+import sglang_ext.identity
+import vllm_ext.identity
+from radixkv import CacheConfig, EngineMemory, KVCache, KVLayout, Namespace, RankGroup
 from sglang_ext.pool import describe_pool
 from vllm_ext import layout as vllm_layout
 
@@ -27,96 +32,160 @@ NUM_LAYERS, NUM_HEADS, WIDTH, LATENT = 3, 4, 32, 96
 BLOCK, NUM_BLOCKS = 16, 24
 NUM_SLOTS = BLOCK * NUM_BLOCKS
 NUM_TOKENS = 151  # of the prompt: two chunks and a tail, which ends inside a block
-TIMEOUT_S = 10.0
+FIRST_LOADED = 5  # inside a block too
+CONFIG = CacheConfig(memory_size_bytes=4 << 20, disk_size_bytes=16 << 20)
+TOKENS = np.arange(NUM_TOKENS, dtype=np.uint32)
 Tensors = list[torch.Tensor]
 
 
-def stored_forms(attention: str) -> dict[str, dict[str, Any]]:
-    """Of each layout: digest of the layout, stored bytes, and whether loads bring them back.
+@dataclass(frozen=True)
+class Engine:
+    """One engine's KV memory, and what it takes its KV to belong to."""
+
+    layout: KVLayout
+    memory: EngineMemory
+    tensors: Tensors
+    name_space: Callable[[Path], Namespace]
+
+    def store(self, cache: KVCache) -> None:
+        assert cache.store(TOKENS, _slots(seed=2)) is not None
+        assert cache.settle()
+
+    def load(self, cache: KVCache) -> None:
+        slots = _slots(seed=3)[FIRST_LOADED:]
+        with cache.acquire(TOKENS) as handle:
+            cache.load(handle, slots, FIRST_LOADED)
+        cache.begin_loads()
+        assert cache.settle()
+
+    def rows(self, slots: np.ndarray) -> torch.Tensor:
+        """Copies of all layers' rows. Shape: (layer, slot, K beside V by head, or the latent)."""
+        return torch.stack([tensor[slots] for tensor in self._by_slot()])
+
+    def clear(self) -> None:
+        for tensor in self.tensors:
+            tensor.zero_()
+
+    def _by_slot(self) -> Tensors:
+        if self.tensors[0].dim() == 4:  # vLLM's: block, head, token, K beside V
+            return [tensor.transpose(1, 2).reshape(NUM_SLOTS, -1) for tensor in self.tensors]
+        if len(self.tensors) == NUM_LAYERS:
+            return [tensor.reshape(NUM_SLOTS, -1) for tensor in self.tensors]
+        pairs = zip(self.tensors[:NUM_LAYERS], self.tensors[NUM_LAYERS:], strict=True)
+        return [torch.cat(pair, dim=-1).reshape(NUM_SLOTS, -1) for pair in pairs]
+
+
+def stored_forms(attention: str, model: str) -> dict[str, dict[str, Any]]:
+    """Of each engine: its namespace, all that its memory tier holds after a store, and whether a
+    load brings back what was stored, and nothing else.
 
     Args:
         attention: "heads" for K and V of several heads, "latent" for a joint latent.
+        model: Folder of the model that the engines are said to run.
     """
-    shape = (NUM_LAYERS, NUM_SLOTS, *((2, NUM_HEADS, WIDTH) if attention == "heads" else (LATENT,)))
-    truth = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
-    makers = HEADS if attention == "heads" else LATENTS
-    return {name: _round_trip(*make(truth)) for name, make in makers.items()}
+    found = {}
+    for name, make in MAKERS[attention].items():
+        engine = make(_truth(attention))
+        with KVCache(engine.layout, CONFIG, engine=engine.memory) as cache:
+            engine.store(cache)
+            executor = cache.executor
+            pool = executor.read_memory(0, executor.memory_units * executor.unit_bytes)
+            wanted = engine.rows(_slots(seed=2))[:, FIRST_LOADED:]
+            engine.clear()
+            engine.load(cache)
+        loaded = _slots(seed=3)[FIRST_LOADED:]
+        others = np.setdiff1d(np.arange(NUM_SLOTS), loaded)
+        found[name] = {
+            "namespace": engine.name_space(Path(model)).digest().hex(),
+            "stored": hashlib.sha256(pool).hexdigest(),
+            "is_empty": not any(pool),
+            "comes_back": torch.equal(engine.rows(loaded), wanted)
+            and not engine.rows(others).any(),
+        }
+    return found
 
 
-def _round_trip(layout: KVLayout, memory: EngineMemory, tensors: Tensors) -> dict[str, Any]:
-    blocks = torch.randperm(NUM_BLOCKS, generator=torch.Generator().manual_seed(2)).tolist()
-    slots = vllm_layout.block_slots(blocks, BLOCK, 0, NUM_TOKENS)
-    tokens = np.arange(NUM_TOKENS, dtype=np.uint32)
-    kept = [tensor.clone() for tensor in tensors]
-    config = CacheConfig(memory_size_bytes=4 << 20)
-    planner = Planner.from_config(layout, config)
-    with Executor.from_config(layout, config, group_id=bytes(16)) as executor:
-        executor.attach(memory)
-
-        def carry_out() -> list[Any]:
-            commands = planner.take_commands()
-            completions: list[Any] = []
-            for command in commands:
-                executor.submit(command)
-            executor.begin_loads()
-            while len(completions) < len(commands):
-                executor.wait(TIMEOUT_S)
-                completions += executor.poll()
-            planner.apply(TickRecord(0, tuple(completions)))
-            return commands
-
-        planner.store(tokens, lambda first, last: slots[first:last], time=1)
-        stored = b""
-        for command in carry_out():
-            assert isinstance(command, Store)
-            for chunk in command.chunks:
-                num_bytes = int(chunk["num_tokens"]) * layout.token_bytes
-                stored += executor.read_memory(int(chunk["memory_offset"]), num_bytes)
-        for tensor in tensors:
-            tensor.zero_()
-        with planner.acquire(tokens, limit=NUM_TOKENS, time=2) as handle:
-            planner.load(handle, 5, slots[5:])  # begins and ends inside a block
-        carry_out()
-    is_loaded = torch.zeros(NUM_SLOTS, dtype=torch.bool)
-    is_loaded[slots[5:]] = True
-    return {
-        "layout": layout.digest(64).hex(),
-        "stored": stored.hex(),
-        "comes_back": all(
-            torch.equal(_by_slot(tensor)[is_loaded], _by_slot(was)[is_loaded])
-            and not _by_slot(tensor)[~is_loaded].any()
-            for tensor, was in zip(tensors, kept, strict=True)
-        ),
-    }
+def handed_over(model: str, folder: str) -> dict[str, bool]:
+    """Whether what one engine left on disk is found by another, and is what it would compute."""
+    found = {}
+    names = list(MAKERS["heads"])
+    for number, (writer, reader) in enumerate(
+        (writer, reader) for writer in names for reader in names if "SGLang" in (writer, reader)
+    ):
+        config = CacheConfig(
+            memory_size_bytes=CONFIG.memory_size_bytes,
+            disk_size_bytes=CONFIG.disk_size_bytes,
+            disk_path=Path(folder) / str(number),
+        )
+        one, other = (MAKERS["heads"][name](_truth("heads")) for name in (writer, reader))
+        truth = other.rows(_slots(seed=2))[:, FIRST_LOADED:]
+        other.clear()
+        space = one.name_space(Path(model))
+        with KVCache(one.layout, config, namespace=space, engine=one.memory) as cache:
+            one.store(cache)
+        space = other.name_space(Path(model))
+        with KVCache(other.layout, config, namespace=space, engine=other.memory) as cache:
+            is_found = cache.fetch(TOKENS) == NUM_TOKENS
+            if is_found:
+                other.load(cache)
+        is_right = torch.equal(other.rows(_slots(seed=3)[FIRST_LOADED:]), truth)
+        found[f"{writer} → {reader}"] = is_found and is_right
+    return found
 
 
-def _by_slot(tensor: torch.Tensor) -> torch.Tensor:
-    """Any layout's tensor with one row a slot."""
-    if tensor.dim() == 4:  # vLLM's: block, head, token, K beside V
-        return tensor.transpose(1, 2).reshape(NUM_SLOTS, -1)
-    return tensor.reshape(NUM_SLOTS, -1)
+def _truth(attention: str) -> torch.Tensor:
+    """Shape: (layer, slot, K or V, head, width), or (layer, slot, latent)."""
+    inner = (2, NUM_HEADS, WIDTH) if attention == "heads" else (LATENT,)
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn((NUM_LAYERS, NUM_SLOTS, *inner), generator=generator).to(torch.bfloat16)
 
 
-# --- the layouts
+def _slots(seed: int) -> np.ndarray:
+    """Of the prompt's tokens: blocks at random places."""
+    blocks = torch.randperm(NUM_BLOCKS, generator=torch.Generator().manual_seed(seed)).tolist()
+    return vllm_layout.block_slots(blocks, BLOCK, 0, NUM_TOKENS)
 
 
-def _sglang_heads(truth: torch.Tensor) -> tuple[KVLayout, EngineMemory, Tensors]:
+# --- SGLang
+
+
+def _sglang_heads(truth: torch.Tensor) -> Engine:
     keys, values = truth[:, :, 0].contiguous(), truth[:, :, 1].contiguous()
     pool = SimpleNamespace(k_buffer=list(keys), v_buffer=list(values))
-    layout, memory = describe_pool(pool, tp_worker=None)
-    return layout, memory, [*keys, *values]
+    return _of_sglang(pool, [*keys, *values])
 
 
-def _sglang_latent(truth: torch.Tensor) -> tuple[KVLayout, EngineMemory, Tensors]:
+def _sglang_latent(truth: torch.Tensor) -> Engine:
     buffers = list(truth.unsqueeze(2).clone())
-    layout, memory = describe_pool(SimpleNamespace(kv_buffer=buffers), tp_worker=None)
-    return layout, memory, buffers
+    return _of_sglang(SimpleNamespace(kv_buffer=buffers), buffers)
 
 
-def _vllm(order: tuple[int, ...]) -> Callable[[torch.Tensor], Any]:
+def _of_sglang(pool: Any, tensors: Tensors) -> Engine:
+    layout, memory = describe_pool(pool, tp_worker=None)
+
+    def name_space(model: Path) -> Namespace:
+        args = SimpleNamespace(
+            model_path=str(model),
+            dtype="auto",
+            kv_cache_dtype="auto",
+            json_model_override_args="{}",
+            load_format="auto",
+            torchao_config="",
+            model_impl="auto",
+            tp_size=1,
+        )
+        return sglang_ext.identity.engine_namespace(args, layout, CONFIG, RankGroup())
+
+    return Engine(layout, memory, tensors, name_space)
+
+
+# --- vLLM
+
+
+def _vllm(order: tuple[int, ...]) -> Callable[[torch.Tensor], Engine]:
     """vLLM's, with memory in this order of (layer, block, head, token, K beside V)."""
 
-    def make(truth: torch.Tensor) -> tuple[KVLayout, EngineMemory, Tensors]:
+    def make(truth: torch.Tensor) -> Engine:
         joined = truth.reshape(NUM_LAYERS, NUM_BLOCKS, BLOCK, 2, NUM_HEADS, WIDTH)
         joined = joined.permute(0, 1, 4, 2, 3, 5).flatten(4)
         back = tuple(order.index(axis) for axis in range(5))
@@ -128,32 +197,41 @@ def _vllm(order: tuple[int, ...]) -> Callable[[torch.Tensor], Any]:
     return make
 
 
-def _vllm_latent(truth: torch.Tensor) -> tuple[KVLayout, EngineMemory, Tensors]:
+def _vllm_latent(truth: torch.Tensor) -> Engine:
     spec = MLAAttentionSpec(
         block_size=BLOCK, num_kv_heads=1, head_size=LATENT, dtype=torch.bfloat16
     )
-    blocks = truth.clone().reshape(NUM_LAYERS, NUM_BLOCKS, BLOCK, LATENT)
-    return _of_vllm(spec, list(blocks))
+    return _of_vllm(spec, list(truth.clone().reshape(NUM_LAYERS, NUM_BLOCKS, BLOCK, LATENT)))
 
 
-def _of_vllm(spec: Any, tensors: Tensors) -> tuple[KVLayout, EngineMemory, Tensors]:
+def _of_vllm(spec: Any, tensors: Tensors) -> Engine:
     names = [f"layer {number}" for number in range(NUM_LAYERS)]
     group = SimpleNamespace(layer_names=names, kv_cache_spec=spec)
     cache = SimpleNamespace(kv_cache_groups=[group], num_blocks=NUM_BLOCKS)
-    config = SimpleNamespace(attention_config=SimpleNamespace(backend=None))
     with mock.patch.object(vllm_layout.current_platform, "is_cuda", return_value=True):
-        layout = vllm_layout.describe_blocks(config, cache)
+        layout = vllm_layout.describe_blocks(SimpleNamespace(), cache)
     caches = dict(zip(names, tensors, strict=True))
-    return layout, vllm_layout.find_memory(layout, BLOCK, names, caches, NUM_BLOCKS), tensors
+    memory = vllm_layout.find_memory(layout, BLOCK, names, caches, NUM_BLOCKS)
+
+    def name_space(model: Path) -> Namespace:
+        config = SimpleNamespace(
+            model_config=SimpleNamespace(model=str(model), hf_config={}, hf_overrides={}),
+            load_config=SimpleNamespace(load_format="auto"),
+            cache_config=SimpleNamespace(cache_dtype="auto"),
+            parallel_config=SimpleNamespace(tensor_parallel_size=1),
+        )
+        chunk_tokens = CONFIG.chunk_tokens
+        return vllm_ext.identity.engine_namespace(config, cache, layout, chunk_tokens, salt="")
+
+    return Engine(layout, memory, tensors, name_space)
 
 
-HEADS: dict[str, Callable[[torch.Tensor], Any]] = {
-    "SGLang": _sglang_heads,
-    "vLLM, NHD": _vllm((0, 1, 3, 2, 4)),
-    "vLLM, HND": _vllm((0, 1, 2, 3, 4)),
-    "vLLM, all layers in a block": _vllm((1, 0, 3, 2, 4)),
-}
-LATENTS: dict[str, Callable[[torch.Tensor], Any]] = {
-    "SGLang": _sglang_latent,
-    "vLLM": _vllm_latent,
+MAKERS: dict[str, dict[str, Callable[[torch.Tensor], Engine]]] = {
+    "heads": {
+        "SGLang": _sglang_heads,
+        "vLLM, NHD": _vllm((0, 1, 3, 2, 4)),
+        "vLLM, HND": _vllm((0, 1, 2, 3, 4)),
+        "vLLM, all layers in a block": _vllm((1, 0, 3, 2, 4)),
+    },
+    "latent": {"SGLang": _sglang_latent, "vLLM": _vllm_latent},
 }

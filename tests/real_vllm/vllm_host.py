@@ -23,6 +23,7 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
 import interventions
+import stored_forms
 from vllm import LLM, SamplingParams
 from vllm.config import KVTransferConfig
 from vllm.distributed.kv_transfer import get_kv_transfer_group, has_kv_transfer_group
@@ -210,11 +211,13 @@ class Host:
         worker = get_kv_transfer_group().worker if has_kv_transfer_group() else None
         getattr(interventions, name)(getattr(self._connector, "scheduler", None), worker)
 
-    def stored_forms(self, attention: str) -> dict[str, dict[str, Any]]:
-        """What is stored out of the memory layouts of several engines; no engine is needed."""
-        import stored_forms
+    # --- the memory of several engines' GPUs; none of them runs
 
-        return stored_forms.stored_forms(attention)
+    def stored_forms(self, attention: str, model: str) -> dict[str, dict[str, Any]]:
+        return stored_forms.stored_forms(attention, model)
+
+    def handed_over(self, model: str, folder: str) -> dict[str, bool]:
+        return stored_forms.handed_over(model, folder)
 
     @property
     def _core(self) -> Any:
