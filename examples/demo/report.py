@@ -9,14 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .server import Answer
-
-ON_A_GPU = (
-    "pip install '.[sglang]'",
-    r'printf "memory: {size: 64GiB}\ndisk: {path: /mnt/nvme/radixkv, size: 1TiB}\n" > kv.yaml',
-    "python -m sglang.launch_server --model-path MODEL"
-    " --radix-cache-backend radixkv --radixkv-config kv.yaml",
-)
+from .engines import Answer, Engine
 
 console = Console(highlight=False)
 
@@ -131,7 +124,7 @@ def mean_cells(alone: Sequence[Answer], cached: Sequence[Answer]) -> list[str]:
     return [f"{without:.2f} s", f"{with_it:.2f} s", f"{without / with_it:.1f} ×"]
 
 
-def show_gpu_lines() -> None:
+def show_gpu_lines(engine: Engine) -> None:
     section("The same on a GPU")
-    for line in ON_A_GPU:
+    for line in engine.on_a_gpu:
         console.print(f"  {line}", markup=False, soft_wrap=True)

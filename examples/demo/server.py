@@ -1,4 +1,4 @@
-"""Starts SGLang with or without radixkv, and sends it prompts over HTTP."""
+"""Starts an engine with or without radixkv, and sends it prompts over HTTP."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import secrets
 import signal
 import socket
 import subprocess
-import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
+from .engines import Answer, Engine, Event, Metrics, Room
 from .errors import DemoError
 from .model import Model
 from .workload import Ids
@@ -26,51 +26,26 @@ ENVIRONMENT = {
 }
 START_TIMEOUT_S = 300.0
 ANSWER_TIMEOUT_S = 300.0
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back for one prompt, and where the KV of the prompt came from."""
-
-    ids: Ids
-    first_token_s: float
-    prompt_tokens: int
-    device_tokens: int
-    memory_tokens: int
-    disk_tokens: int
-
-    @property
-    def computed_tokens(self) -> int:
-        return self.prompt_tokens - self.device_tokens - self.memory_tokens - self.disk_tokens
+COUNT_TIMEOUT_S = 10.0
+PROMPT_TOKENS = "vllm:prompt_tokens_total"
 
 
 class Server:
-    """One SGLang server on this machine's CPU; leaving the context ends it."""
+    """One server on this machine's CPU; leaving the context ends it."""
 
     def __init__(
-        self, model: Model, device_tokens: int, log: Path, radixkv_config: Path | None
+        self, engine: Engine, model: Model, room: Room, log: Path, *, with_radixkv: bool
     ) -> None:
+        self._engine = engine
+        self._model = model
         self._port = free_port()
         self._log = log
-        command = [
-            *(sys.executable, "-P", "-m", "sglang.launch_server"),
-            *("--model-path", str(model.folder), "--skip-tokenizer-init", "--dtype", "float32"),
-            *("--host", "127.0.0.1", "--port", str(self._port), "--skip-server-warmup"),
-            *("--device", "cpu", "--attention-backend", "torch_native"),
-            *("--sampling-backend", "pytorch", "--grammar-backend", "none"),
-            *("--disable-cuda-graph", "--random-seed", "1", "--max-running-requests", "2"),
-            *("--max-total-tokens", str(device_tokens), "--chunked-prefill-size", "2048"),
-        ]
-        if radixkv_config is not None:
-            # All that it takes:
-            command += ["--radix-cache-backend", "radixkv"]
-            command += ["--radixkv-config", str(radixkv_config)]
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                command,
+                engine.command(model, room, self._port, with_radixkv=with_radixkv),
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | ENVIRONMENT,
+                env=os.environ | ENVIRONMENT | engine.environment(room),
                 start_new_session=True,
             )
 
@@ -96,25 +71,56 @@ class Server:
 
     def ask(self, prompt: Ids, max_new_tokens: int) -> Answer:
         """Sends a prompt and follows the answer token by token."""
-        sampling = {"temperature": 0, "max_new_tokens": max_new_tokens}
-        body = {"input_ids": prompt, "sampling_params": sampling, "stream": True}
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=ANSWER_TIMEOUT_S)
+        path, body = self._engine.request(self._model, prompt, max_new_tokens)
+        before = self._metrics()
         started = time.monotonic()
         first_token_s = 0.0
-        event: dict[str, object] = {}
-        try:
+        events: list[Event] = []
+        with self._talk() as connection:
             headers = {"Content-Type": "application/json"}
-            connection.request("POST", "/generate", json.dumps(body), headers)
+            connection.request("POST", path, json.dumps(body), headers)
             for line in connection.getresponse():
                 if not line.startswith(b"data: {"):
                     continue
                 first_token_s = first_token_s or time.monotonic() - started
-                event = json.loads(line.removeprefix(b"data: "))
+                events.append(json.loads(line.removeprefix(b"data: ")))
+        if not events:
+            raise DemoError(f"no answer\n{self._log_tail()}")
+        grown = self._growth(before, len(prompt))
+        return self._engine.read(events, prompt, first_token_s, grown)
+
+    def _growth(self, before: Metrics, num_tokens: int) -> Metrics:
+        """How much each counter has grown, once all of the prompt's tokens are counted."""
+        deadline = time.monotonic() + COUNT_TIMEOUT_S
+        while True:
+            now = self._metrics()
+            grown = {name: value - before.get(name, 0.0) for name, value in now.items()}
+            counted = sum(value for name, value in grown.items() if name.startswith(PROMPT_TOKENS))
+            if not now or counted >= num_tokens:
+                return grown
+            if time.monotonic() > deadline:
+                raise DemoError(f"{counted:.0f} of {num_tokens} tokens were counted")
+            time.sleep(0.02)
+
+    def _metrics(self) -> Metrics:
+        """The server's counters; empty where they are not needed."""
+        if self._engine.metrics_path is None:
+            return {}
+        with self._talk() as connection:
+            connection.request("GET", self._engine.metrics_path)
+            lines = connection.getresponse().read().decode().splitlines()
+        pairs = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))
+        return {name: float(value) for name, _, value in pairs}
+
+    @contextlib.contextmanager
+    def _talk(self) -> Iterator[http.client.HTTPConnection]:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=ANSWER_TIMEOUT_S)
+        try:
+            yield connection
         except (OSError, http.client.HTTPException) as error:
             raise DemoError(f"no answer ({error!r})\n{self._log_tail()}") from error
         finally:
             connection.close()
-        return read_answer(event, first_token_s)
 
     def _await_start(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -138,23 +144,6 @@ class Server:
     def _log_tail(self) -> str:
         lines = self._log.read_text(errors="replace").splitlines()
         return "\n".join([f"The end of {self._log}:", *lines[-25:]])
-
-
-def read_answer(event: dict[str, object], first_token_s: float) -> Answer:
-    """Reads the last event of a stream, which holds the whole answer."""
-    meta = event.get("meta_info")
-    ids = event.get("output_ids")
-    if not isinstance(meta, dict) or not isinstance(ids, list):
-        raise DemoError(f"the server answered with {event}")
-    details = meta.get("cached_tokens_details") or {}
-    return Answer(
-        ids=ids,
-        first_token_s=first_token_s,
-        prompt_tokens=meta["prompt_tokens"],
-        device_tokens=details.get("device", 0),
-        memory_tokens=details.get("host", 0),
-        disk_tokens=details.get("storage", 0),
-    )
 
 
 def free_port() -> int:
