@@ -54,6 +54,8 @@ def _parallel_reason(parallel_config: Any) -> str | None:
 def _cache_reason(vllm_config: Any) -> str | None:
     if getattr(vllm_config, "speculative_config", None) is not None:
         return "speculative decoding is not covered"
+    if getattr(vllm_config.model_config, "enable_sleep_mode", False):
+        return "sleep mode is not covered: memory goes away while copies may be under way"
     if not vllm_config.cache_config.enable_prefix_caching:
         return "prefix caching is off"
     if getattr(vllm_config.cache_config, "calculate_kv_scales", False):

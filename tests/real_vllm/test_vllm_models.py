@@ -55,6 +55,26 @@ def test_a_hybrid_model_would_answer_wrongly_if_it_were_covered(
     assert ids_of(answers) != hybrid.second_answers
 
 
+@pytest.fixture(scope="module")
+def covered_engine(host: VllmHost, models: dict[str, Path]) -> VllmHost:
+    host.start(models["mha"], connector())
+    return host
+
+
+@pytest.mark.parametrize(
+    ("part", "setting", "value", "reason"),
+    [
+        ("model_config", "enable_sleep_mode", True, "sleep mode"),
+        ("parallel_config", "pipeline_parallel_size", 2, "pipeline parallelism"),
+        ("cache_config", "enable_prefix_caching", False, "prefix caching is off"),
+    ],
+)
+def test_what_is_not_covered_is_named(
+    covered_engine: VllmHost, part: str, setting: str, value: object, reason: str
+) -> None:
+    assert reason in covered_engine.why_not_covered(part=part, setting=setting, value=value)
+
+
 def test_a_chunk_is_ready_when_every_rank_has_it(
     host: VllmHost, models: dict[str, Path], workload_for: Callable[..., Workload]
 ) -> None:

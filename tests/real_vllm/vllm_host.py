@@ -9,6 +9,7 @@ vLLM prints goes to stderr.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import gc
 import json
@@ -30,6 +31,7 @@ from vllm.distributed.kv_transfer import get_kv_transfer_group, has_kv_transfer_
 from vllm.platforms.cpu import CpuPlatform
 
 from radixkv import Clear, Fetch, Load, Spill, Store
+from vllm_ext.support import why_not_covered
 
 KINDS = {kind.__name__.lower(): kind for kind in (Store, Load, Spill, Fetch, Clear)}
 SETTLE_TIMEOUT_S = 30.0
@@ -202,6 +204,15 @@ class Host:
         """Let a command of the worker's executor go wrong."""
         executor = get_kv_transfer_group().worker.executor
         executor.inject_fault(KINDS[kind], nth=nth, fail=fail, delay_s=delay_s)
+
+    def why_not_covered(self, part: str, setting: str, value: Any) -> str | None:
+        """What radixkv would say of this engine if it had another setting."""
+        scheduler = self._core.scheduler
+        config = copy.copy(scheduler.vllm_config)
+        changed = copy.copy(getattr(config, part))
+        setattr(changed, setting, value)
+        setattr(config, part, changed)
+        return why_not_covered(config, scheduler.kv_cache_config)
 
     def intervene(self, name: str) -> None:
         """Change the connector's insides for a test: a function of `interventions.py`.
