@@ -8,7 +8,7 @@ VENV := .venvs/dev
 BIN := $(CURDIR)/$(VENV)/bin
 NATIVE_SOURCES := $(shell find csrc -type f)
 PACKAGE_FILES := pyproject.toml $(NATIVE_SOURCES)
-BENCHMARKS = $(filter-out harness engine_process gpu_engine llama log_probs lmcache_lookup sglang_engine vllm_engine,$(basename $(notdir $(wildcard benchmarks/*.py))))
+BENCHMARKS = $(filter-out harness engine_process gpu_engine llama log_probs lmcache_lookup replay_traces sglang_engine vllm_engine,$(basename $(notdir $(wildcard benchmarks/*.py))))
 FORMATTED_CPP = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 $(VENV)/.ready: .ci/bootstrap pyproject.toml
@@ -67,12 +67,12 @@ format: $(VENV)/.built  ## Format everything, and write _native.pyi anew
 	.ci/native-interface
 
 .PHONY: bench
-bench: build  ## One benchmark, NAME=index say: JSON lines on stdout, progress on stderr
+bench: build  ## One benchmark, NAME=index say: JSON lines on stdout, progress on stderr (DATA=…)
 	@test -n "$(NAME)" || { echo "NAME=… is needed, one of:" >&2; \
 	  for name in $(BENCHMARKS); do \
 	    printf '  %-14s %s\n' $$name "$$(sed -n '1s/"""//gp' benchmarks/$$name.py)"; \
 	  done >&2; exit 2; }
-	@$(BIN)/python benchmarks/$(NAME).py $(ARGS)
+	@$(BIN)/python benchmarks/$(NAME).py $(DATA) $(ARGS)
 
 .PHONY: soak
 soak: build engine  ## What takes too long for every change (ROWS=FILE keeps how each test ended)

@@ -114,6 +114,7 @@ class RadixIndex:
         memory_bytes: typing.SupportsInt | typing.SupportsIndex | None,
         disk_bytes: typing.SupportsInt | typing.SupportsIndex,
         tail_slack: typing.SupportsInt | typing.SupportsIndex,
+        policy: str,
     ) -> None: ...
     def acquire(
         self,

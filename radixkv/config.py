@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import yaml
 
@@ -21,6 +21,12 @@ from radixkv.errors import ConfigError
 from radixkv.remote_url import RemoteUrl
 from radixkv.settings import Setting
 from radixkv.units import GIB, MIB
+
+Policy = Literal["reuse", "lru", "fifo", "lfu", "slru", "cost"]
+"""Names of the eviction policies; each is a file `csrc/index/policy_*.cpp`."""
+
+POLICIES: tuple[Policy, ...] = get_args(Policy)
+DEFAULT_POLICY: Policy = "reuse"
 
 
 def default_memory_bytes() -> int:
@@ -122,6 +128,16 @@ class CacheConfig:
         600.0,
         "How long a request may wait for its prefetch; after that it is computed. Lower it where "
         "the time to the first token matters more than the work saved.",
+    )
+    policy: Policy = settings.choice(
+        "policy",
+        DEFAULT_POLICY,
+        POLICIES[1:],
+        "Which chunk leaves a full tier first; a prefix never leaves before what continues it. "
+        "reuse keeps what was found again n times n + 1 times as long, lru goes by "
+        "time alone, cost also by what it takes to compute, lfu by how often it was found, slru "
+        "tells apart what was found again, fifo what was stored first. `radixkv replay` says "
+        "which one suits your requests.",
     )
     tail_slack: int = settings.integer(
         "tail_slack",

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from radixkv import _native
 from radixkv._native import IndexStats, Match, PrefixHandle, TierStats
+from radixkv.config import DEFAULT_POLICY, Policy
 from radixkv.layout import UNIT_ALIGNMENT, UNITS_PER_CHUNK
 
 __all__ = ["IndexStats", "Match", "PrefixHandle", "RadixIndex", "TierStats"]
@@ -37,6 +38,7 @@ class RadixIndex(_native.RadixIndex):
         disk_bytes: Capacity of the disk tier; 0 has none.
         tail_slack: A tail goes once a ready chunk has all but so many of its tokens.
         unit_bytes: Granularity of extents. By default 1/16 of a full chunk, rounded up to 4 KiB.
+        policy: Which chunk leaves first, by name: `radixkv.config.POLICIES`.
 
     Raises:
         ValueError: A value is out of its range.
@@ -50,6 +52,7 @@ class RadixIndex(_native.RadixIndex):
         disk_bytes: int = 0,
         tail_slack: int = 4,
         unit_bytes: int | None = None,
+        policy: Policy = DEFAULT_POLICY,
     ) -> None:
         if unit_bytes is None:
             share = -(-token_bytes * chunk_tokens // UNITS_PER_CHUNK)
@@ -61,4 +64,5 @@ class RadixIndex(_native.RadixIndex):
             memory_bytes=memory_bytes,
             disk_bytes=disk_bytes,
             tail_slack=tail_slack,
+            policy=policy,
         )

@@ -92,6 +92,7 @@ class Planner:
             disk_bytes=disk_units * self._unit_bytes,
             tail_slack=config.tail_slack,
             unit_bytes=self._unit_bytes,
+            policy=config.policy,
         )
         self.counters = PlannerCounters()
         self.next_sequence = 1

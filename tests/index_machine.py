@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from hypothesis.stateful import RuleBasedStateMachine
-from index_model import DISK, MEMORY, TIERS, IndexModel, ModelChunk, Path
+from index_model import DISK, LRU, MEMORY, TIERS, IndexModel, ModelChunk, Path
 
 from radixkv import RadixIndex
 from radixkv._native import PrefixHandle
@@ -42,6 +42,8 @@ def as_array(tokens: Path) -> np.ndarray:
 class ComparedIndex(RuleBasedStateMachine):
     """The index, its model, and what is held and under way. The rules are the test's."""
 
+    policy = LRU
+
     def __init__(self) -> None:
         super().__init__()
         self.begin()
@@ -56,9 +58,10 @@ class ComparedIndex(RuleBasedStateMachine):
             memory_bytes=CAPACITY[MEMORY] * CHUNK_TOKENS,
             disk_bytes=CAPACITY[DISK] * CHUNK_TOKENS * 4,
             tail_slack=SLACK,
+            policy=self.policy.name,
         )
         self.spaces = [self.index.namespace(digest) for digest in DIGESTS]
-        self.model = IndexModel(CHUNK_TOKENS, SLACK, CAPACITY)
+        self.model = IndexModel(CHUNK_TOKENS, SLACK, CAPACITY, self.policy)
         self.handles: list[Held] = []
         self.commands: list[Command] = []
         self.generations: dict[int, int] = {}

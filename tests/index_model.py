@@ -5,6 +5,8 @@ It knows no nodes and no queues: each question is answered by looking at all chu
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 MEMORY, DISK = TIERS = (0, 1)
@@ -26,6 +28,7 @@ class ModelChunk:
     uses: list[int] = field(default_factory=lambda: [0, 0])
     offset: list[int | None] = field(default_factory=lambda: [None, None])
     time: int = 0
+    num_uses: int = 0
     pins: int = 0
     dropped: bool = False
     no_spill: bool = False
@@ -43,6 +46,31 @@ class ModelChunk:
 
 
 @dataclass(frozen=True)
+class ModelPolicy:
+    """An order over leaves; `weight` takes a leaf's position and the admissions that found it."""
+
+    name: str
+    weight: Callable[[int, int], int]
+    lightest_first: bool = False
+    is_renewed_by_uses: bool = True
+
+
+def steps(value: int) -> int:
+    return math.floor(4 * math.log2(value) + 1e-9)
+
+
+LRU = ModelPolicy("lru", lambda position, num_uses: 0)
+MODEL_POLICIES = [
+    LRU,
+    ModelPolicy("fifo", lambda position, num_uses: 0, is_renewed_by_uses=False),
+    ModelPolicy("lfu", lambda position, num_uses: min(num_uses, 63), lightest_first=True),
+    ModelPolicy("slru", lambda position, num_uses: 8 if num_uses else 0),
+    ModelPolicy("cost", lambda position, num_uses: steps(8 + position // 4096) - 12),
+    ModelPolicy("reuse", lambda position, num_uses: steps(num_uses + 1)),
+]
+
+
+@dataclass(frozen=True)
 class ModelMatch:
     num_tokens: int
     last: ModelChunk | None
@@ -56,10 +84,18 @@ def common(a: Path, b: Path) -> int:
 
 
 class IndexModel:
-    def __init__(self, chunk_tokens: int, slack: int, capacity: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        chunk_tokens: int,
+        slack: int,
+        capacity: tuple[int, int],
+        policy: ModelPolicy = LRU,
+    ) -> None:
         self.chunk_tokens = chunk_tokens
         self.slack = slack
         self.capacity = capacity  # in extents, each of one unit
+        self.policy = policy
+        self.now = 0  # the last admission
         self.chunks: dict[tuple[int, Path], ModelChunk] = {}
         self.limbo: list[dict[int, int]] = [{}, {}]  # offset → uses
         self.evicted = [0, 0]
@@ -146,6 +182,25 @@ class IndexModel:
     def touch(self, chunk: ModelChunk | None, time: int) -> None:
         if chunk is not None:
             chunk.time = max(chunk.time, time)
+            self.now = max(self.now, time)
+
+    def found(self, chunk: ModelChunk | None, time: int) -> None:
+        """An admission found the chunk."""
+        self.count_use(chunk, time)
+        if chunk is not None and self.policy.is_renewed_by_uses:
+            self.touch(chunk, time)
+
+    def note_store(self, stored: list[ModelChunk], kept: ModelChunk | None, time: int) -> None:
+        """An admission stored these chunks, or found that `kept` has all of them."""
+        if not stored:
+            self.found(kept, time)
+            return
+        self.count_use(self.parent(stored[0]), time)
+        self.touch(stored[-1], time)
+
+    def count_use(self, chunk: ModelChunk | None, time: int) -> None:
+        if chunk is not None and time > chunk.time:
+            chunk.num_uses += 1
 
     def begin_writing(self, chunk: ModelChunk, tier: int, offset: int) -> None:
         assert chunk.state[tier] == ABSENT
@@ -161,7 +216,10 @@ class IndexModel:
         chunk.state[tier] = ABSENT
         chunk.uses[tier] = 0
         chunk.offset[tier] = None
-        self.touch(self.parent(chunk), chunk.time)
+        parent = self.parent(chunk)
+        self.touch(parent, chunk.time)
+        if parent is not None:
+            parent.num_uses = max(parent.num_uses, chunk.num_uses)
         self.forget_unless_needed(chunk)
 
     def forget_unless_needed(self, chunk: ModelChunk) -> None:
@@ -267,11 +325,18 @@ class IndexModel:
             and not chunk.uses[tier]
             and not self.is_pinned(chunk)
         ]
-        first = min(leaves, key=lambda leaf: (leaf.time, -leaf.start, leaf.id), default=None)
+        first = min(leaves, key=self.order, default=None)
         if first is not None:
             self.evicted[tier] += 1
             self.vacate(first, tier)
         return first
+
+    def order(self, leaf: ModelChunk) -> tuple[float, ...]:
+        """Least for the leaf that leaves first."""
+        weight = self.policy.weight(leaf.start, leaf.num_uses)
+        idle = min(self.now - leaf.time, 2**31 - 1) * round(2**32 / 2 ** (weight % 4 / 4))
+        idle = 0 if self.policy.lightest_first else idle >> weight // 4
+        return (-idle, weight, leaf.time, -leaf.start, leaf.id)
 
     def drop(self, space: int, prefix: Path) -> list[ModelChunk]:
         found = [

@@ -27,7 +27,7 @@ def run(*arguments: str | Path) -> Result:
 def test_a_row_for_each_configuration(trace, tmp_path):
     result = run(
         *(trace, "--chunk-tokens", "16", "--memory", "30%", "--memory", "25MiB"),
-        *("--disk", "0", "--disk", "200%", "--csv", tmp_path / "rows.csv"),
+        *("--disk", "0", "--disk", "200%", "--policy", "lfu", "--csv", tmp_path / "rows.csv"),
     )
 
     assert result.exit_code == 0, result.output
@@ -39,6 +39,7 @@ def test_a_row_for_each_configuration(trace, tmp_path):
         ("25MiB", "0"),
         ("25MiB", "200%"),
     ]
+    assert {row["policy"] for row in rows} == {"lfu"}
     assert {row["memory_tokens"] for row in rows} == {"90", "200"}
     assert {row["ideal_hit_rate"] for row in rows} == {"0.4"}
     with_disk = rows[1]

@@ -8,7 +8,17 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule, run_state_machine_as_test
 from index_machine import CHUNK_TOKENS, DIGESTS, Command, ComparedIndex, Held, as_array
-from index_model import ABSENT, DISK, MEMORY, READY, TIERS, ModelChunk, Path
+from index_model import (
+    ABSENT,
+    DISK,
+    MEMORY,
+    MODEL_POLICIES,
+    READY,
+    TIERS,
+    ModelChunk,
+    ModelPolicy,
+    Path,
+)
 
 steps_done = 0
 
@@ -33,7 +43,7 @@ class IndexMachine(ComparedIndex):
             return
         expected.last.pins += 1
         if time is not None:
-            self.model.touch(expected.last, time)
+            self.model.found(expected.last, time)
         self.handles.append(Held(handle, expected.num_tokens, expected.last))
 
     @precondition(lambda self: self.handles)
@@ -49,7 +59,7 @@ class IndexMachine(ComparedIndex):
         held = self.handles[number % len(self.handles)]
         time = self.now()
         self.index.touch(held.handle, time)
-        self.model.touch(held.last, time)
+        self.model.found(held.last, time)
 
     @precondition(lambda self: self.handles)
     @rule(number=numbers, first=st.integers(0, 8), count=st.integers(0, 8))
@@ -95,7 +105,7 @@ class IndexMachine(ComparedIndex):
         for ref, chunk in zip(refs, chunks, strict=True):
             self.model.begin_writing(chunk, MEMORY, int(ref["memory_offset"]))
         self.compare_refs(refs, chunks)
-        self.model.touch(chunks[-1] if chunks else before.last, time)
+        self.model.note_store(chunks, before.last, time)
         self.begin_command("store", refs, chunks)
 
     @precondition(lambda self: self.is_running("store"))
@@ -131,7 +141,7 @@ class IndexMachine(ComparedIndex):
         before = self.model.match(space, tokens, TIERS)
         assert self.index.insert(as_array(tokens), self.spaces[space], time=time) == len(wanted)
         if not wanted:
-            self.model.touch(before.last, time)
+            self.model.note_store([], before.last, time)
             return
         with self.index.acquire(as_array(wanted[-1]), self.spaces[space]) as handle:
             refs = handle.slices()[-len(wanted) :]
@@ -139,7 +149,7 @@ class IndexMachine(ComparedIndex):
         chunks = self.learn(refs, space, wanted)
         for ref, chunk in zip(refs, chunks, strict=True):
             self.model.begin_writing(chunk, MEMORY, int(ref["memory_offset"]))
-        self.model.touch(chunks[-1], time)
+        self.model.note_store(chunks, None, time)
         for chunk in chunks:
             self.model.end_use(chunk, MEMORY, chunk.offset[MEMORY] or 0)
             self.model.set_ready(chunk, MEMORY)
@@ -380,11 +390,11 @@ class IndexMachine(ComparedIndex):
             self.index.complete_fetch(command.refs, len(command.refs))
 
 
-def run(max_examples: int, num_steps: int) -> int:
+def run(policy: ModelPolicy, max_examples: int, num_steps: int) -> int:
     """How many steps were compared."""
     before = steps_done
     run_state_machine_as_test(
-        IndexMachine,
+        type("IndexMachine", (IndexMachine,), {"policy": policy}),
         settings=settings(
             max_examples=max_examples,
             stateful_step_count=num_steps,
@@ -397,10 +407,16 @@ def run(max_examples: int, num_steps: int) -> int:
     return steps_done - before
 
 
-def test_the_index_does_what_the_model_does():
-    assert run(max_examples=10, num_steps=50) > 100
+def named(policy: ModelPolicy) -> str:
+    return policy.name
+
+
+@pytest.mark.parametrize("policy", MODEL_POLICIES, ids=named)
+def test_the_index_does_what_the_model_does(policy):
+    assert run(policy, max_examples=4, num_steps=50) > 50
 
 
 @pytest.mark.long
-def test_the_index_does_what_the_model_does_over_20000_steps():
-    assert run(max_examples=400, num_steps=120) >= 20_000
+@pytest.mark.parametrize("policy", MODEL_POLICIES, ids=named)
+def test_the_index_does_what_the_model_does_over_20000_steps(policy):
+    assert run(policy, max_examples=100, num_steps=120) >= 20_000 / len(MODEL_POLICIES)

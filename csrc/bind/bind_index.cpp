@@ -56,7 +56,8 @@ std::uint32_t parse_units(const char* name, std::optional<std::int64_t> num_byte
 
 IndexPointer make_index(std::uint32_t chunk_tokens, std::int64_t token_bytes,
                         std::int64_t unit_bytes, std::optional<std::int64_t> memory_bytes,
-                        std::int64_t disk_bytes, std::uint32_t tail_slack) {
+                        std::int64_t disk_bytes, std::uint32_t tail_slack,
+                        const std::string& policy) {
   if (unit_bytes < 1) {
     throw py::value_error("unit_bytes: expected at least 1, got " + std::to_string(unit_bytes));
   }
@@ -67,6 +68,7 @@ IndexPointer make_index(std::uint32_t chunk_tokens, std::int64_t token_bytes,
   config.num_units = {parse_units("memory_bytes", memory_bytes, unit_bytes),
                       parse_units("disk_bytes", disk_bytes, unit_bytes)};
   config.tail_slack = tail_slack;
+  config.policy = &find_policy(policy);
   return std::make_shared<SharedIndex>(config);
 }
 
@@ -423,7 +425,7 @@ void bind_index(py::module_& module) {
   bind_values(module);
   IndexClass cls(module, "RadixIndex");
   cls.def(py::init(&make_index), "chunk_tokens"_a, "token_bytes"_a, "unit_bytes"_a,
-          "memory_bytes"_a, "disk_bytes"_a, "tail_slack"_a);
+          "memory_bytes"_a, "disk_bytes"_a, "tail_slack"_a, "policy"_a);
   bind_reading(cls);
   bind_memory(cls);
   bind_disk(cls);

@@ -63,7 +63,8 @@ struct Chunk {
   std::array<std::uint32_t, kNumTiers> num_children = {0, 0};
   std::uint64_t time = 0;  // recency: the highest admission written to it
   std::array<std::uint16_t, kNumTiers> uses = {0, 0};
-  bool is_alive = false;  // false: a free slot
+  std::uint16_t num_uses = 0;  // see LeafFacts
+  bool is_alive = false;       // false: a free slot
 };
 static_assert(sizeof(Chunk) == 48);
 

@@ -1,34 +1,59 @@
-// Which chunk leaves first. This is all that a policy is: an order over the leaves of a tier.
+// Which leaf of a tier leaves first. A policy says how heavy a leaf is, and no more:
+//
+//   weight 0   │ oldest … newest │          of leaves that weigh the same, the oldest is in front;
+//   weight 4   │ oldest … newest │          of the leaves in front, the one leaves that has been
+//   weight 9   │ oldest … newest │          idle the longest for its weight
+//
+// Four steps of weight double the time that a leaf may be idle. Only leaves are asked about, so
+// every policy keeps prefixes whole. "Idle" is counted in admissions.
+//
+// The order is total and depends on the calls alone: of two idle as long for their weight the
+// lighter one leaves, of two as heavy and as old the deeper one, then the smaller id. Replicas on
+// several ranks agree.
 #pragma once
 
+#include <array>
 #include <cstdint>
-
-#include "core/types.h"
+#include <string_view>
 
 namespace radixkv {
 
-// What an order may look at. It must not look at clocks, addresses or random numbers: replicas on
-// several ranks have to agree.
-struct LeafKey {
-  std::uint64_t time = 0;  // number of the last admission that used the chunk
-  std::uint32_t span = 0;  // its position in the prompt, in chunks
-  ChunkId id = 0;
+inline constexpr std::uint32_t kNumWeights = 64;
+
+// What a weight may depend on. A later use never makes a leaf lighter.
+struct LeafFacts {
+  std::uint32_t position = 0;  // of its first token in the prompt
+  // Admissions that found it, after the one that stored it: the most at any one point at or below
+  // it. So a prompt that goes on and on counts one, and a text that many prompts share counts all.
+  std::uint16_t num_uses = 0;
 };
 
-// Leaf-first LRU: the oldest leaves first; of two as old the deeper one; then the smaller id. The
-// order is total. With a leaving chunk's time passed to its parent, it equals LRU with every
-// ancestor touched.
-//
-// REQUIRES of any policy: a later time never brings a chunk forward in the order (the queue is
-// lazy).
-struct LeafLru {
-  static bool leaves_before(const LeafKey& a, const LeafKey& b) {
-    if (a.time != b.time) return a.time < b.time;
-    if (a.span != b.span) return a.span > b.span;
-    return a.id < b.id;
-  }
+struct EvictionPolicy {
+  std::string_view name;
+  // 0 … kNumWeights - 1; nullptr where all weigh the same.
+  std::uint8_t (*weight)(const LeafFacts& facts);
+  bool lightest_first;      // what is lighter leaves first, however short it has been idle
+  bool is_renewed_by_uses;  // false: what counts is the time since it was stored
 };
 
-using EvictionPolicy = LeafLru;
+// One a file, policy_….cpp.
+extern const EvictionPolicy kFifo;
+extern const EvictionPolicy kLru;
+extern const EvictionPolicy kLfu;
+extern const EvictionPolicy kSlru;
+extern const EvictionPolicy kCost;
+extern const EvictionPolicy kReuse;
+
+inline constexpr std::array kPolicies = {&kReuse, &kLru, &kFifo, &kLfu, &kSlru, &kCost};
+
+// The policy of that name; std::invalid_argument that names them all where there is none.
+const EvictionPolicy& find_policy(std::string_view name);
+
+// 4 * log2(value), rounded down: steps of weight that make up for a factor of `value`. 0 for 0.
+std::uint32_t steps_of_weight(std::uint64_t value);
+
+// What has been idle so long, in admissions, is compared by this: idle time divided by
+// 2^(weight/4).
+std::uint64_t idle_for_weight(std::uint64_t idle, std::uint32_t weight);
 
 }  // namespace radixkv

@@ -1,12 +1,14 @@
-// LeafQueue holds the leaves of one tier in the policy's order.
+// LeafQueue holds the leaves of one tier in the policy's order: a heap for each weight, the oldest
+// in front.
 //
-// It is lazy: a chunk has at most one entry (the state bit `queued` says whether it has one), an
-// entry's key may be older than the chunk's, and an entry may outlive its chunk. Whoever pops
-// checks. Entries that outlived their chunk are swept out once they are the majority. Thread
-// safety: one thread.
+// It is lazy: an entry's time may be older than the chunk's, and an entry may outlive its chunk or
+// lie under a weight that the chunk no longer has. Whoever looks checks. That is exact, because a
+// chunk only grows younger and a chunk that grows heavier gets an entry under its weight at once.
+// Entries that count for nothing are swept out once they are the majority. Thread safety: one
+// thread.
 #pragma once
 
-#include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -18,71 +20,62 @@ namespace radixkv {
 
 class LeafQueue {
  public:
-  struct Entry {
-    LeafKey key;
-    std::uint32_t generation = 0;
-  };
+  LeafQueue(ChunkTable& chunks, Tier tier, const EvictionPolicy& policy)
+      : chunks_(chunks), policy_(policy), queued_(state::queued(tier)) {}
 
-  LeafQueue(ChunkTable& chunks, Tier tier) : chunks_(chunks), queued_(state::queued(tier)) {}
-
-  // Adds the chunk with its key of now, unless it is queued already.
+  // Adds the chunk as it is now, unless it is queued already.
   void push(ChunkId id) {
     if (chunks_.has(id, queued_)) return;
     chunks_.state(id) |= queued_;
     ++num_alive_;
-    if (entries_.size() > 2 * num_alive_ + 64) sweep();
-    const Chunk& chunk = chunks_[id];
-    entries_.push_back({{chunk.time, chunk.span, id}, chunk.generation});
-    std::push_heap(entries_.begin(), entries_.end(), leaves_after);
+    insert(id);
   }
 
-  // The chunk that leaves first by its key of now, taken out of the queue; kNoChunk if there is
-  // none.
-  ChunkId pop() {
-    while (!entries_.empty()) {
-      std::pop_heap(entries_.begin(), entries_.end(), leaves_after);
-      Entry entry = entries_.back();
-      entries_.pop_back();
-      if (!is_alive(entry)) continue;
-      const std::uint64_t time = chunks_[entry.key.id].time;
-      if (entry.key.time == time) {
-        forget(entry.key.id);
-        return entry.key.id;
-      }
-      entry.key.time = time;
-      entries_.push_back(entry);
-      std::push_heap(entries_.begin(), entries_.end(), leaves_after);
-    }
-    return kNoChunk;
+  // The chunk's weight was another one until now.
+  void reweigh(ChunkId id) {
+    if (chunks_.has(id, queued_)) insert(id);
   }
 
-  // The chunk's slot is freed: its entry, if any, is dead from now on.
+  // The chunk that leaves first as things are now, taken out of the queue; kNoChunk if there is
+  // none. `now`: the number of the last admission.
+  ChunkId pop(std::uint64_t now);
+
+  // The chunk's slot is freed, or it leaves: its entry, if any, is dead from now on.
   void forget(ChunkId id) {
     if (!chunks_.has(id, queued_)) return;
     chunks_.state(id) &= static_cast<std::uint8_t>(~queued_);
     --num_alive_;
   }
 
-  std::size_t num_queued() const { return num_alive_; }
+  std::uint32_t weight(ChunkId id) const {
+    if (policy_.weight == nullptr) return 0;
+    return policy_.weight({.position = chunks_.start(id), .num_uses = chunks_[id].num_uses});
+  }
 
  private:
-  static bool leaves_after(const Entry& a, const Entry& b) {
-    return EvictionPolicy::leaves_before(b.key, a.key);
-  }
+  struct Entry {
+    std::uint64_t time;
+    std::uint32_t span;
+    ChunkId id;
+    std::uint32_t generation;
+  };
+  using Heap = std::vector<Entry>;
 
-  bool is_alive(const Entry& entry) const {
-    return chunks_.is_current(entry.key.id, entry.generation) && chunks_.has(entry.key.id, queued_);
-  }
-
-  void sweep() {
-    std::erase_if(entries_, [this](const Entry& entry) { return !is_alive(entry); });
-    std::make_heap(entries_.begin(), entries_.end(), leaves_after);
-  }
+  static bool leaves_after(const Entry& a, const Entry& b);
+  bool is_alive(const Entry& entry, std::uint32_t weight) const;
+  void insert(ChunkId id);
+  std::uint32_t choose(std::uint64_t now) const;
+  void drop_front(std::uint32_t weight);
+  void sweep();
 
   ChunkTable& chunks_;
+  const EvictionPolicy& policy_;
   std::uint8_t queued_;
   std::size_t num_alive_ = 0;
-  std::vector<Entry> entries_;
+  std::size_t num_entries_ = 0;
+  std::size_t sweep_at_ = 64;
+  std::uint64_t filled_ = 0;  // a bit for each heap that is not empty
+  std::array<Heap, kNumWeights> heaps_;
 };
 
 }  // namespace radixkv

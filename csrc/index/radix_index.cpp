@@ -44,13 +44,15 @@ IndexConfig checked(const IndexConfig& config) {
 
 }  // namespace
 
+RadixIndex::TierState::TierState(ChunkTable& chunks, Tier tier, const IndexConfig& config)
+    : extents(config.num_units[index_of(tier)]),
+      leaves(chunks, tier, *config.policy),
+      max_chunks(most_chunks(config, tier)) {}
+
 RadixIndex::RadixIndex(const IndexConfig& config)
     : config_(checked(config)),
       chunks_(config.chunk_tokens, expected_chunks(config)),
-      tiers_{TierState(chunks_, Tier::kMemory, config.num_units[index_of(Tier::kMemory)],
-                       most_chunks(config, Tier::kMemory)),
-             TierState(chunks_, Tier::kDisk, config.num_units[index_of(Tier::kDisk)],
-                       most_chunks(config, Tier::kDisk))} {
+      tiers_{TierState(chunks_, Tier::kMemory, config), TierState(chunks_, Tier::kDisk, config)} {
   find_namespace(NamespaceDigest{});
 }
 

@@ -64,6 +64,7 @@ struct IndexConfig {
   std::int64_t unit_bytes = 4096;
   std::array<std::uint32_t, kNumTiers> num_units = {0, 0};  // capacity of each tier
   std::uint32_t tail_slack = 4;
+  const EvictionPolicy* policy = &kLru;
 };
 
 // What a match found. It pins nothing: the chunks may be gone a call later.
@@ -280,8 +281,7 @@ class RadixIndex {
     // Extents that lost their chunk while a command uses them: offset → (units, uses).
     std::unordered_map<std::uint32_t, std::pair<std::uint16_t, std::uint16_t>> limbo;
 
-    TierState(ChunkTable& chunks, Tier tier, std::uint32_t num_units, std::uint32_t max_chunks)
-        : extents(num_units), leaves(chunks, tier), max_chunks(max_chunks) {}
+    TierState(ChunkTable& chunks, Tier tier, const IndexConfig& config);
   };
 
   TierState& tier(Tier tier) { return tiers_[index_of(tier)]; }
@@ -337,6 +337,9 @@ class RadixIndex {
   bool end_use(const ChunkRef& chunk, Tier which);
   void end_reading(const ChunkRef& chunk, Tier which);
   void write_time(ChunkId id, std::uint64_t time);
+  void note_use(ChunkId id, std::uint64_t time);
+  void count_use(ChunkId id, std::uint64_t time);
+  void set_uses(ChunkId id, std::uint16_t num_uses);
   bool is_leaf(ChunkId id, Tier which) const;
   void queue_if_leaf(ChunkId id, Tier which);
   void settle(ChunkId id);
@@ -394,6 +397,7 @@ class RadixIndex {
     bool is_known = false;
   };
   std::vector<KnownKey> keys_;
+  std::uint64_t now_ = 0;  // the last admission
   std::uint64_t num_pins_ = 0;
   std::uint64_t num_dropped_ = 0;
   std::uint64_t hash_ = 0x9E3779B97F4A7C15ull;

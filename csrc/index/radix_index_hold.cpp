@@ -16,7 +16,7 @@ Pin RadixIndex::acquire(NamespaceId space, const TokenView& tokens,
   for (NodeId node = chunks_.node(found.last); node != kNoNode; node = tree_[node].parent) {
     ++tree_[node].num_pins;
   }
-  if (time) write_time(found.last, *time);
+  if (time) note_use(found.last, *time);
   return {found.num_tokens, found.last};
 }
 
@@ -32,7 +32,7 @@ void RadixIndex::release(const Pin& pin) {
 }
 
 void RadixIndex::touch(const Pin& pin, std::uint64_t time) {
-  if (pin.last != kNoChunk) write_time(pin.last, time);
+  if (pin.last != kNoChunk) note_use(pin.last, time);
 }
 
 // A pin at or below the chunk. A node counts pins, so only where it has some is there more to ask:

@@ -28,7 +28,7 @@ std::vector<ChunkRef> RadixIndex::evict_but(ChunkId spared, Tier which, std::uin
   std::vector<ChunkRef> evicted;
   std::uint64_t num_freed = 0;
   while (num_freed < num_units) {
-    const ChunkId id = tier.leaves.pop();
+    const ChunkId id = tier.leaves.pop(now_);
     if (id == kNoChunk) break;
     if (!is_leaf(id, which) || id == spared) continue;
     if (chunks_[id].uses[index_of(which)] > 0 || is_pinned(id)) {

@@ -39,7 +39,7 @@ RadixIndex::Taken RadixIndex::take_chunks(NamespaceId space, const TokenView& to
   }
   if (num_taken == 0) {
     const Match kept = match(space, tokens);
-    if (kept.last != kNoChunk) write_time(kept.last, time);
+    if (kept.last != kNoChunk) note_use(kept.last, time);
     return result;
   }
   std::uint32_t end = plan.end;
@@ -56,6 +56,8 @@ RadixIndex::Taken RadixIndex::take_chunks(NamespaceId space, const TokenView& to
   for (std::size_t i = 0; i < num_taken; ++i) {
     begin_writing(result.ids[i], Tier::kMemory, offsets[i], plan.num_units[i]);
   }
+  const ChunkId above = chunks_[result.ids.front()].parent;
+  if (above != kNoChunk) count_use(above, time);
   write_time(result.ids.back(), time);
   return result;
 }

@@ -1,4 +1,5 @@
 // What a chunk is on each tier: absent, writing, ready. All changes of state go through this file.
+#include <algorithm>
 #include <bit>
 #include <stdexcept>
 #include <string>
@@ -109,6 +110,7 @@ void RadixIndex::vacate(ChunkId id, Tier which) {
   if (parent != kNoChunk) {
     --chunks_[parent].num_children[at];
     write_time(parent, chunk.time);
+    if (chunk.num_uses > chunks_[parent].num_uses) set_uses(parent, chunk.num_uses);
     queue_if_leaf(parent, which);
   }
   remove_unless_needed(id);
@@ -177,7 +179,30 @@ void RadixIndex::end_reading(const ChunkRef& chunk, Tier which) {
   if (chunks_.is_tail(chunk.id)) leave_if_covered(chunk.id, which);
 }
 
+// An admission found the chunk.
+void RadixIndex::note_use(ChunkId id, std::uint64_t time) {
+  count_use(id, time);
+  if (config_.policy->is_renewed_by_uses) write_time(id, time);
+}
+
+// Counts once an admission: one that has found the chunk may also store behind it.
+void RadixIndex::count_use(ChunkId id, std::uint64_t time) {
+  const Chunk& chunk = chunks_[id];
+  if (time > chunk.time && chunk.num_uses < kMostUses) {
+    set_uses(id, static_cast<std::uint16_t>(chunk.num_uses + 1));
+  }
+}
+
+void RadixIndex::set_uses(ChunkId id, std::uint16_t num_uses) {
+  const std::uint32_t before = tier(Tier::kMemory).leaves.weight(id);
+  chunks_[id].num_uses = num_uses;
+  record(0x41, id, num_uses);
+  if (tier(Tier::kMemory).leaves.weight(id) == before) return;
+  for (TierState& tier : tiers_) tier.leaves.reweigh(id);
+}
+
 void RadixIndex::write_time(ChunkId id, std::uint64_t time) {
+  now_ = std::max(now_, time);
   if (time <= chunks_[id].time) return;
   chunks_[id].time = time;
   record(0x40, id, time);

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from radixkv.cli.kv_shape import ELEMENT_BYTES, kv_layout, read_config
 from radixkv.cli.replay_plot import plot
+from radixkv.config import DEFAULT_POLICY, POLICIES, Policy
 from radixkv.errors import UnsupportedError
 from radixkv.layout import KVLayout
 from radixkv.replay import Replay, Setup, Trace, TraceError, ideal, optimum, read_trace, replay
@@ -72,6 +73,7 @@ class Row:
         result = self.replay
         return {
             "trace": self.trace,
+            "policy": result.setup.policy,
             "memory": self.memory,
             "disk": self.disk,
             "chunk_tokens": result.setup.chunk_tokens,
@@ -114,6 +116,15 @@ class Row:
     help="Size of the disk tier. Repeatable.",
 )
 @click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    type=click.Choice(POLICIES),
+    default=(DEFAULT_POLICY,),
+    show_default=True,
+    help="Which chunk leaves first. Repeatable.",
+)
+@click.option(
     "--chunk-tokens",
     "chunk_sizes",
     multiple=True,
@@ -139,6 +150,7 @@ def replay_command(
     traces: Sequence[Path],
     memories: Sequence[Size],
     disks: Sequence[Size],
+    policies: Sequence[Policy],
     chunk_sizes: Sequence[int],
     model: str | None,
     dtype: str | None,
@@ -149,12 +161,13 @@ def replay_command(
     """Replay TRACES through the control plane, and say what was found on which tier.
 
     A trace is a file of JSON lines or a folder of them: Mooncake's block ids (`hash_ids`), token
-    ids (`tokens`) or text (`text`, `input`). All combinations of the sizes are replayed. No bytes
-    move, so sizes may be larger than this machine.
+    ids (`tokens`) or text (`text`, `input`). All combinations of sizes and policies are replayed.
+    No bytes move, so sizes may be larger than this machine.
 
     \b
     radixkv replay conversation.jsonl
     radixkv replay conversation.jsonl --memory 100GiB --memory 200GiB --disk 1TiB
+    radixkv replay conversation.jsonl --policy reuse --policy lru --memory 10%
     radixkv replay agents/ --tokenizer tokenizer.json --csv rows.csv --plot rates.svg
     """
     layout = _layout(model, dtype)
@@ -166,7 +179,8 @@ def replay_command(
                 trace = read_trace(path, tokenizer)
         except TraceError as error:
             raise click.ClickException(str(error)) from error
-        rows += _replay_all(trace, itertools.product(memories, disks, chunk_sizes), layout, console)
+        sizes = itertools.product(policies, memories, disks, chunk_sizes)
+        rows += _replay_all(trace, sizes, layout, console)
     _print(rows)
     if csv_path:
         _write_csv(csv_path, rows)
@@ -185,7 +199,7 @@ def _layout(model: str | None, dtype: str | None) -> KVLayout:
 
 def _replay_all(
     trace: Trace,
-    sizes: Iterator[tuple[Size, Size, int]],
+    sizes: Iterator[tuple[Policy, Size, Size, int]],
     layout: KVLayout,
     console: Console,
 ) -> list[Row]:
@@ -193,12 +207,13 @@ def _replay_all(
     all_sizes = list(sizes)
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task(escape(trace.name), total=len(all_sizes) * len(trace.requests))
-        for number, (memory, disk, chunk_tokens) in enumerate(all_sizes):
+        for number, (policy, memory, disk, chunk_tokens) in enumerate(all_sizes):
             before = number * len(trace.requests)
             setup = Setup(
                 memory.num_tokens(trace, layout),
                 disk.num_tokens(trace, layout),
                 chunk_tokens,
+                policy,
                 layout,
             )
             result = replay(
@@ -215,7 +230,7 @@ def _replay_all(
 
 def _print(rows: Sequence[Row]) -> None:
     table = Table(caption="recomputed: what infinite memory would have found beside the hits")
-    for name in ("trace", "memory", "disk", "chunk"):
+    for name in ("trace", "policy", "memory", "disk", "chunk"):
         table.add_column(name)
     for name in ("hits", "memory", "disk", "of optimum", "recomputed", "moved", "evicted"):
         table.add_column(name, justify="right")
@@ -223,6 +238,7 @@ def _print(rows: Sequence[Row]) -> None:
         result = row.replay
         table.add_row(
             escape(row.trace),
+            result.setup.policy,
             row.memory,
             row.disk,
             str(result.setup.chunk_tokens),

@@ -35,7 +35,7 @@ def _draw(panel: Any, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
     lines: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
         capacity = row["memory_tokens"] + row["disk_tokens"]
-        label = f"chunks of {row['chunk_tokens']}"
+        label = f"{row['policy']}, chunks of {row['chunk_tokens']}"
         if row["disk_tokens"]:
             label += f", disk {row['disk']}"
         lines.setdefault(label, []).append((capacity, row["hit_rate"]))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from radixkv.commands import Completion, CompletionStatus, DeviceSlots, Tokens
-from radixkv.config import CacheConfig
+from radixkv.config import DEFAULT_POLICY, CacheConfig, Policy
 from radixkv.layout import UNIT_ALIGNMENT, UNITS_PER_CHUNK, KVLayout
 from radixkv.planner import Planner
 from radixkv.replay.trace import Trace
@@ -25,18 +25,21 @@ class Setup:
         memory_tokens: Tokens that the memory tier has room for, rounded down to whole chunks.
         disk_tokens: The same of the disk tier; 0 for none.
         chunk_tokens: Tokens of a chunk.
+        policy: Which chunk leaves first.
         layout: KV of one token, for what moves in bytes.
     """
 
     memory_tokens: int
     disk_tokens: int = 0
     chunk_tokens: int = 64
+    policy: Policy = DEFAULT_POLICY
     layout: KVLayout = DEFAULT_LAYOUT
 
     def make_planner(self) -> Planner:
         """The control plane of such a cache, empty."""
         config = CacheConfig(
             chunk_tokens=self.chunk_tokens,
+            policy=self.policy,
             memory_size_bytes=TIB,  # of no consequence: a planner is told its units
             prefetch_budget_bytes=1024 * TIB,
         )

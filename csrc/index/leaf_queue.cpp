@@ -1,0 +1,84 @@
+#include "index/leaf_queue.h"
+
+#include <algorithm>
+#include <bit>
+
+namespace radixkv {
+
+bool LeafQueue::leaves_after(const Entry& a, const Entry& b) {
+  if (a.time != b.time) return a.time > b.time;
+  if (a.span != b.span) return a.span < b.span;
+  return a.id > b.id;
+}
+
+bool LeafQueue::is_alive(const Entry& entry, std::uint32_t weight) const {
+  return chunks_.is_current(entry.id, entry.generation) && chunks_.has(entry.id, queued_) &&
+         this->weight(entry.id) == weight;
+}
+
+void LeafQueue::insert(ChunkId id) {
+  if (num_entries_ >= sweep_at_) sweep();
+  const std::uint32_t at = weight(id);
+  const Chunk& chunk = chunks_[id];
+  Heap& heap = heaps_[at];
+  heap.push_back({chunk.time, chunk.span, id, chunk.generation});
+  std::push_heap(heap.begin(), heap.end(), leaves_after);
+  filled_ |= 1ull << at;
+  ++num_entries_;
+}
+
+// The weight whose front leaves first, as far as the entries say. They can only be too old, so if
+// the front turns out to be what it says, no other leaf comes before it. REQUIRES: some entries.
+std::uint32_t LeafQueue::choose(std::uint64_t now) const {
+  const auto first = static_cast<std::uint32_t>(std::countr_zero(filled_));
+  if (policy_.lightest_first || std::has_single_bit(filled_)) return first;
+  std::uint32_t best = first;
+  std::uint64_t longest = 0;
+  for (std::uint64_t rest = filled_; rest != 0; rest &= rest - 1) {
+    const auto weight = static_cast<std::uint32_t>(std::countr_zero(rest));
+    const std::uint64_t time = heaps_[weight].front().time;
+    const std::uint64_t idle = idle_for_weight(now > time ? now - time : 0, weight);
+    if (idle > longest) {
+      longest = idle;
+      best = weight;
+    }
+  }
+  return best;
+}
+
+void LeafQueue::drop_front(std::uint32_t weight) {
+  Heap& heap = heaps_[weight];
+  std::pop_heap(heap.begin(), heap.end(), leaves_after);
+  heap.pop_back();
+  --num_entries_;
+  if (heap.empty()) filled_ &= ~(1ull << weight);
+}
+
+ChunkId LeafQueue::pop(std::uint64_t now) {
+  while (filled_ != 0) {
+    const std::uint32_t weight = choose(now);
+    const Entry front = heaps_[weight].front();
+    drop_front(weight);
+    if (!is_alive(front, weight)) continue;
+    if (front.time == chunks_[front.id].time) {
+      forget(front.id);
+      return front.id;
+    }
+    insert(front.id);
+  }
+  return kNoChunk;
+}
+
+void LeafQueue::sweep() {
+  num_entries_ = 0;
+  for (std::uint32_t weight = 0; weight < kNumWeights; ++weight) {
+    Heap& heap = heaps_[weight];
+    std::erase_if(heap, [&](const Entry& entry) { return !is_alive(entry, weight); });
+    std::make_heap(heap.begin(), heap.end(), leaves_after);
+    num_entries_ += heap.size();
+    if (heap.empty()) filled_ &= ~(1ull << weight);
+  }
+  sweep_at_ = 2 * num_entries_ + 64;
+}
+
+}  // namespace radixkv
