@@ -10,7 +10,8 @@ Three shapes of tree, each in a process of its own:
 A value is the median over cold calls: before each, a gigabyte is walked so that the tree leaves the
 CPU's cache. Then the same call is made on a small tree, which brings the code back, and the
 caller's tokens and the index's counters are read: they are not the tree. `hot` is the same call at
-once again. `bytes_per_chunk` is what the process grew by, less 4 bytes a token.
+once again, and `threads_match_scaling` says what a second thread adds to such calls.
+`bytes_per_chunk` is what the process grew by, less 4 bytes a token.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ import multiprocessing
 import os
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import lmcache_lookup
 import numpy as np
-from harness import emit, progress
+from harness import emit, interleave, progress
 from lmcache_lookup import LMCacheLookup
 from numpy.typing import NDArray
 
@@ -38,6 +40,7 @@ CHUNK_TOKENS = 64
 PROMPT_TOKENS = 131_072
 VOCABULARY = 128_000
 FLUSH_BYTES = 1 << 30
+THREAD_MATCHES = 1000
 EVICT_BATCH = 64  # chunks; of one unit each here
 
 Tokens = NDArray[np.uint32]
@@ -178,6 +181,32 @@ class Bench:
             f"{prefix}.acquire_release_128k_us", self.prompts, acquire_and_release, **bound
         )
 
+    def threads(self) -> None:
+        """Matches a second of two threads, each with prompts of its own, over those of one."""
+
+        def rate(num_threads: int) -> float:
+            barrier = threading.Barrier(num_threads)
+            seconds = [0.0] * num_threads
+
+            def run(number: int) -> None:
+                prompts = self.prompts[number::num_threads]
+                barrier.wait()
+                begin = time.perf_counter()
+                for prompt in itertools.islice(itertools.cycle(prompts), THREAD_MATCHES):
+                    self.index.match(prompt)
+                seconds[number] = time.perf_counter() - begin
+
+            threads = [threading.Thread(target=run, args=(n,)) for n in range(num_threads)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            return num_threads * THREAD_MATCHES / max(seconds)
+
+        rates = interleave({"one": lambda: rate(1), "two": lambda: rate(2)})
+        scaling = [two / one for one, two in zip(rates["one"], rates["two"], strict=True)]
+        emit("index.threads_match_scaling", scaling, "x/1")
+
     def compare_us(self) -> float:
         """What any exact match has to do at least: compare the tokens with a cold copy."""
         memcmp = ctypes.CDLL(None).memcmp
@@ -265,6 +294,7 @@ def run(shape: str) -> None:
     progress(f"{shape}: measuring")
     bench.matches()
     if shape == "long":
+        bench.threads()
         if lmcache_lookup.is_importable():
             bench.compare_lmcache()
         bench.changes()
