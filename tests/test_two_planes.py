@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from redis_server import running_server
 from test_cache import CHUNK, MIB, Engine, prompt
 
 from radixkv import (
@@ -19,6 +20,7 @@ from radixkv import (
     TierFormatError,
     inspect_ranks,
 )
+from radixkv.remote_url import RemoteUrl
 
 NUM_RANKS = 2
 GROUP_ID = bytes(range(16))
@@ -27,8 +29,10 @@ GROUP_ID = bytes(range(16))
 class Deployment:
     """One planner, and an executor with an engine for each rank."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *urls: str) -> None:
+        folder.mkdir(exist_ok=True)
         self.config = CacheConfig(
+            remotes=tuple(map(RemoteUrl.parse, urls)),
             chunk_tokens=CHUNK,
             memory_size_bytes=64 * MIB * NUM_RANKS,
             disk_path=folder,
@@ -44,6 +48,9 @@ class Deployment:
         ]
         for executor, engine in zip(self.executors, self.engines, strict=True):
             executor.attach(engine.memory)
+        for executor in self.executors:
+            while not all(serves for serves, _ in executor.remote_health()):
+                executor.wait(0.01)
         self.planner = Planner.from_config(self.engines[0].layout, self.config)
         restored = inspect_ranks(folder, NUM_RANKS)
         assert restored is not None
@@ -90,6 +97,32 @@ def test_a_planner_finds_what_executors_elsewhere_have_on_disk(tmp_path):
     for engine, rows in zip(second.engines, expected, strict=True):
         assert np.array_equal(engine.rows(slots), rows)
     second.close()
+
+
+def test_a_planner_finds_what_other_hosts_left_on_a_server(tmp_path):
+    tokens = prompt(1, 3 * CHUNK + 5)
+    slots = np.arange(len(tokens), dtype=np.int64)
+    for server in running_server(tmp_path):
+        first = Deployment(tmp_path / "first", server.unix_url)
+        first.planner.store(tokens, lambda a, b: slots[a:b], time=first.planner.new_admission())
+        first.settle()
+        expected = [engine.rows(slots) for engine in first.engines]
+        first.close()
+
+        second = Deployment(tmp_path / "second", server.unix_url)
+        for engine in second.engines:
+            engine.wipe()
+        prefetch = second.planner.prefetch(tokens)
+        assert prefetch.may_reach_beyond(0)
+        second.settle()
+        assert prefetch.done
+        with second.planner.acquire(tokens) as handle:
+            second.planner.load(handle, 0, slots)
+        second.settle()
+
+        for engine, rows in zip(second.engines, expected, strict=True):
+            assert np.array_equal(engine.rows(slots), rows)
+        second.close()
 
 
 def test_a_planner_is_as_large_as_the_executors(tmp_path):
