@@ -26,7 +26,7 @@ from harness import emit, interleave, progress
 from radixkv.commands import CHUNK_DTYPE, NO_EXTENT, ChunkArray, Command, Get, Lookup, Put, Store
 from radixkv.executor import Executor
 from radixkv.layout import EngineMemory, KVLayout
-from radixkv.remote_url import RemoteUrl
+from radixkv.remote_url import parse_remote
 
 LAYOUT = KVLayout(num_layers=32, num_kv=2, row_bytes=2048, dtype="bfloat16")
 CHUNK_TOKENS = 32
@@ -111,7 +111,7 @@ def stored_chunks(
         owner=rows,
     )
     memory_bytes = num_chunks * 16 * layout.unit_bytes(chunk_tokens)
-    remotes = [RemoteUrl.parse(url)]
+    remotes = [parse_remote(url)]
     with Executor(
         layout, chunk_tokens=chunk_tokens, memory_bytes=memory_bytes, remotes=remotes
     ) as executor:

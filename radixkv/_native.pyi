@@ -15,7 +15,9 @@ __all__: list[str] = [
     "Executor",
     "ExecutorOptions",
     "IndexStats",
+    "MAX_HEAD_BYTES",
     "Match",
+    "OutsideObjects",
     "PrefixHandle",
     "RadixIndex",
     "RedisEndpoint",
@@ -327,6 +329,17 @@ class RedisEndpoint:
     @ttl_s.setter
     def ttl_s(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None: ...
 
+class OutsideObjects:
+    def __len__(self) -> int: ...
+    def begin_get(self) -> None: ...
+    def begin_put(self) -> int: ...
+    def buffers(
+        self, count: typing.SupportsInt | typing.SupportsIndex
+    ) -> tuple[list[list[int]], list[list[int]]]: ...
+    def finish_get(self, index: typing.SupportsInt | typing.SupportsIndex) -> bool: ...
+    def name(self, index: typing.SupportsInt | typing.SupportsIndex) -> str: ...
+    def num_bytes(self, num_objects: typing.SupportsInt | typing.SupportsIndex) -> int: ...
+
 class ExecutorOptions:
     copies_rows: bool
     hugepages: bool
@@ -478,6 +491,9 @@ class Executor:
         num_pieces: typing.SupportsInt | typing.SupportsIndex,
         piece_strides: numpy.typing.NDArray[numpy.int64] | None,
     ) -> None: ...
+    def begin_elsewhere(
+        self, kind: CommandKind, command_id: typing.SupportsInt | typing.SupportsIndex
+    ) -> bool: ...
     def begin_outside(
         self,
         kind: CommandKind,
@@ -485,8 +501,19 @@ class Executor:
         chunks: numpy.ndarray,
         num_slots: typing.SupportsInt | typing.SupportsIndex,
     ) -> bool: ...
+    def chunk_names(
+        self, parent_key: bytes, tokens: numpy.typing.NDArray[numpy.uint32]
+    ) -> list[str]: ...
     def close(self, drain_s: typing.SupportsFloat | typing.SupportsIndex) -> None: ...
     def disk_facts(self) -> dict[str, typing.Any] | None: ...
+    def end_elsewhere(
+        self,
+        kind: CommandKind,
+        command_id: typing.SupportsInt | typing.SupportsIndex,
+        num_ok: typing.SupportsInt | typing.SupportsIndex,
+        status: typing.SupportsInt | typing.SupportsIndex,
+        num_bytes: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None: ...
     def end_outside(
         self,
         kind: CommandKind,
@@ -503,6 +530,15 @@ class Executor:
     ) -> None: ...
     def kind_stats(self, kind: CommandKind) -> dict[str, typing.Any]: ...
     def layers_done(self, command_id: typing.SupportsInt | typing.SupportsIndex) -> int: ...
+    def outside_objects(
+        self,
+        kind: CommandKind,
+        command_id: typing.SupportsInt | typing.SupportsIndex,
+        chunks: typing.Any,
+        tokens: numpy.typing.NDArray[numpy.uint32],
+        parent_key: bytes,
+        heads: typing.SupportsInt | typing.SupportsIndex,
+    ) -> OutsideObjects: ...
     def poll(
         self, max: typing.SupportsInt | typing.SupportsIndex
     ) -> list[tuple[int, int, int]]: ...
@@ -557,3 +593,5 @@ def disk_units_that_fit(
     capacity_bytes: typing.SupportsInt | typing.SupportsIndex,
     unit_bytes: typing.SupportsInt | typing.SupportsIndex,
 ) -> int: ...
+
+MAX_HEAD_BYTES: int = 4096

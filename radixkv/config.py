@@ -110,7 +110,8 @@ class CacheConfig:
     remotes: tuple[RemoteUrl, ...] = settings.servers(
         "remotes",
         '["redis://host:6379/0?ttl=60min"]',
-        "Redis or Valkey servers that other machines share: redis://, rediss:// (TLS) or unix://. "
+        "Servers that other machines share: Redis or Valkey (redis://, rediss:// for TLS, unix://) "
+        "and Mooncake's store (mooncake://master:50051). "
         "What is stored here is written there, and what they have is brought while a request "
         "waits. One that is slow or dead is left alone, and asked again later.",
     )

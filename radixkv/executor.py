@@ -41,7 +41,7 @@ from radixkv.layout import EngineMemory, KVLayout
 from radixkv.numa import local_node
 from radixkv.remote_url import RemoteUrl
 from radixkv.tiers.disk import DiskOptions, RestoredChunks, disk_file, spill_window_bytes
-from radixkv.tiers.redis import native_endpoint
+from radixkv.tiers.remotes import Remotes
 
 logger = logging.getLogger(__name__)
 
@@ -168,21 +168,21 @@ class Executor:
         options.numa_node = numa
         options.pin = pin
         options.set_object_shape(layout.digest(chunk_tokens), rank, world_size)
-        for url in remotes:
-            options.add_remote(native_endpoint(url))
-        self._remotes = tuple(remotes)
-        self._remote_changes = -1
+        self._remotes = Remotes(remotes, options)
         native_disk = None if disk is None else self._native_disk_options(disk)
         self._native = _native.Executor(options, native_disk, self._log_progress)
         # Threads must not outlive the interpreter, even if nobody closes.
         self._end = weakref.finalize(self, self._native.close, 0.0)
+        pool_facts = self._native.pool_facts()
+        pool_bytes = self.memory_units * self.unit_bytes
+        self._remotes.open(self._native, (int(pool_facts["address"]), pool_bytes), chunk_tokens)
         self._engine_memory: EngineMemory | None = None
         self._gpu: GpuCopies | None = None
         self._gpu_options = gpu
         restored = self._native.take_restored()
         self.restored = None if restored is None else RestoredChunks.from_fields(restored)
         """What the disk tier held when it was opened; None without a disk tier."""
-        self._pool_facts = self._native.pool_facts()
+        self._pool_facts = pool_facts
         self._disk_facts = self._native.disk_facts()
         self._log_start()
 
@@ -295,14 +295,7 @@ class Executor:
                 command.command_id, chunks, command.tokens, command.namespace, command.sequence
             )
         elif isinstance(command, Put | Get | Lookup):
-            self._native.submit_remote(
-                _KINDS[type(command)],
-                command.command_id,
-                command.remote,
-                chunks,
-                command.tokens,
-                command.parent_key,
-            )
+            self._remotes.submit(command)
         else:
             self._native.submit_disk(_KINDS[type(command)], command.command_id, chunks)
 
@@ -315,8 +308,7 @@ class Executor:
         """Take out completions that are there; under a microsecond when there are none."""
         if self._gpu is not None:
             self._gpu.poll()
-        if self._remotes:
-            self._log_remotes()
+        self._remotes.look()
         found = self._native.poll(max_completions)
         return [Completion(id, num_ok, _STATUSES[status]) for id, num_ok, status in found]
 
@@ -361,7 +353,7 @@ class Executor:
 
     def remote_health(self) -> list[tuple[bool, str]]:
         """For each remote server, whether it serves now, and if not, why."""
-        return list(self._native.remote_health())
+        return self._remotes.health()
 
     @property
     def io_engine(self) -> str | None:
@@ -402,6 +394,7 @@ class Executor:
         if self._gpu is not None:
             self._gpu.close()
             self._gpu = None
+        self._remotes.close(drain_s)
         self._native.close(drain_s)
         self._end.detach()
         self._engine_memory = None
@@ -432,14 +425,6 @@ class Executor:
             disk.rank,
         )
         return options
-
-    def _log_remotes(self) -> None:
-        changes = self._native.remote_changes()
-        if changes == self._remote_changes:
-            return
-        self._remote_changes = changes
-        for url, (serves, reason) in zip(self._remotes, self.remote_health(), strict=True):
-            logger.info("remote %s: %s", url, "serves" if serves else f"cut off: {reason}")
 
     def _log_progress(self, done_bytes: int) -> None:
         logger.info(

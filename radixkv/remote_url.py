@@ -3,29 +3,37 @@
     redis://user:password@host:6379/0?ttl=60min    Redis or Valkey over TCP
     rediss://host/?ca=/etc/ssl/redis.pem           the same through TLS
     unix:///run/redis/redis.sock?db=1              a socket on this host
+    mooncake://master:50051/?segment=4GiB          Mooncake's distributed store
 
-Options, after `?`: `timeout` (500ms, say: how long the server may be silent, by default 1s), `ttl`
-(60min, say: it forgets what was not used for so long; by default it keeps what fits), and for TLS
-`ca` (a file of certificates to trust) and `verify=no` (trust anybody).
+Options of Redis, after `?`: `timeout` (500ms, say: how long the server may be silent, by default
+1s), `ttl` (60min, say: it forgets what was not used for so long; by default it keeps what fits),
+and for TLS `ca` (a file of certificates to trust) and `verify=no` (trust anybody).
+
+Options of Mooncake: `segment` (memory of this host that the store may use, by default none), `host`
+(how others reach this host, by default 127.0.0.1), `protocol` (tcp or rdma), `devices` (for rdma),
+`metadata` (P2PHANDSHAKE or the URL of a metadata service), `replicas` (copies of each object),
+`pin=soft` (evict others first) and `timeout` (after which nobody waits for a call any more).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from radixkv.errors import ConfigError
-from radixkv.units import parse_duration
+from radixkv.units import parse_duration, parse_size
 
-_PORT = 6379
-_SCHEMES = ("redis", "rediss", "unix")
-_OPTIONS = ("timeout", "ttl", "db", "ca", "verify")
+_REDIS_OPTIONS = ("timeout", "ttl", "db", "ca", "verify")
+_MOONCAKE_OPTIONS = (
+    *("segment", "host", "protocol", "devices"),
+    *("metadata", "replicas", "pin", "timeout"),
+)
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteUrl:
-    """What such a line says. As text it has no password.
+class RedisUrl:
+    """What such a line says of a Redis. As text it has no password.
 
     Attributes:
         host: Empty for a socket on this host.
@@ -57,58 +65,132 @@ class RemoteUrl:
         place = f"unix://{self.unix_path}" if self.unix_path else f"{self.host}:{self.port}"
         return f"{place}, database {self.database}"
 
-    @staticmethod
-    def parse(url: str) -> RemoteUrl:
-        """Read a line.
 
-        Raises:
-            ConfigError: It is no such URL; the reason does not repeat its password.
-        """
-        parts = urlsplit(url)
-        if parts.scheme not in _SCHEMES:
-            raise _refusal(f"expected a URL that begins with {', '.join(_SCHEMES)}")
-        options = dict(parse_qsl(parts.query, keep_blank_values=True))
-        unknown = sorted(set(options) - set(_OPTIONS))
-        if unknown:
-            raise _refusal(f"unknown option {unknown[0]!r}, known are {', '.join(_OPTIONS)}")
-        is_unix = parts.scheme == "unix"
-        try:
-            port = parts.port or _PORT
-        except ValueError:
-            raise _refusal("expected a port from 1 to 65535") from None
-        if not (parts.path if is_unix else parts.hostname):
-            raise _refusal("expected a path" if is_unix else "expected a host")
-        return RemoteUrl(
-            host="" if is_unix else parts.hostname or "",
-            unix_path=unquote(parts.path) if is_unix else "",
-            port=port,
-            username=unquote(parts.username or ""),
-            password=unquote(parts.password or ""),
-            database=_database(options.get("db") or ("" if is_unix else parts.path.strip("/"))),
-            tls=parts.scheme == "rediss",
-            ca_file=options.get("ca", ""),
-            verifies_server=options.get("verify", "yes") != "no",
-            timeout_s=_duration(options, "timeout", 1.0),
-            ttl_s=round(_duration(options, "ttl", 0.0)),
-        )
+@dataclass(frozen=True, slots=True)
+class MooncakeUrl:
+    """What such a line says of a Mooncake store.
+
+    Attributes:
+        master: Its host and port.
+        local_host: How others reach this host.
+        metadata: Where clients find each other.
+        protocol: Of transfers, "tcp" or "rdma".
+        devices: For RDMA; empty for all.
+        segment_bytes: Memory of this host that the store may use.
+        num_replicas: Copies of each object.
+        soft_pin: Whether objects are evicted after others.
+        timeout_s: After which nobody waits for a call any more.
+    """
+
+    master: str
+    local_host: str
+    metadata: str
+    protocol: str
+    devices: str
+    segment_bytes: int
+    num_replicas: int
+    soft_pin: bool
+    timeout_s: float
+
+    def __str__(self) -> str:
+        return f"mooncake {self.master}"
 
 
-def _database(text: str) -> int:
+RemoteUrl = RedisUrl | MooncakeUrl
+
+
+def parse_remote(url: str) -> RemoteUrl:
+    """Read a line.
+
+    Raises:
+        ConfigError: It is no such URL; the reason does not repeat its password.
+    """
+    parts = urlsplit(url)
+    if parts.scheme in ("redis", "rediss", "unix"):
+        return _parse_redis(parts, _options(parts, _REDIS_OPTIONS))
+    if parts.scheme == "mooncake":
+        return _parse_mooncake(parts, _options(parts, _MOONCAKE_OPTIONS))
+    raise _refusal("expected a URL that begins with redis, rediss, unix, mooncake")
+
+
+def _parse_redis(parts: SplitResult, options: Mapping[str, str]) -> RedisUrl:
+    is_unix = parts.scheme == "unix"
+    if is_unix and not parts.path:
+        raise _refusal("expected a path")
+    return RedisUrl(
+        host="" if is_unix else _host(parts),
+        unix_path=unquote(parts.path) if is_unix else "",
+        port=_port(parts, 6379),
+        username=unquote(parts.username or ""),
+        password=unquote(parts.password or ""),
+        database=_number(options.get("db") or ("" if is_unix else parts.path.strip("/"))),
+        tls=parts.scheme == "rediss",
+        ca_file=options.get("ca", ""),
+        verifies_server=options.get("verify", "yes") != "no",
+        timeout_s=_timeout(options),
+        ttl_s=round(_duration(options, "ttl", 0.0)),
+    )
+
+
+def _parse_mooncake(parts: SplitResult, options: Mapping[str, str]) -> MooncakeUrl:
+    try:
+        segment_bytes = parse_size(options.get("segment", "0B"))
+    except ValueError:
+        raise _refusal("segment: expected a size such as 4GiB") from None
+    return MooncakeUrl(
+        master=f"{_host(parts)}:{_port(parts, 50051)}",
+        local_host=options.get("host", "127.0.0.1"),
+        metadata=options.get("metadata", "P2PHANDSHAKE"),
+        protocol=options.get("protocol", "tcp"),
+        devices=options.get("devices", ""),
+        segment_bytes=segment_bytes,
+        num_replicas=max(1, _number(options.get("replicas", "1"))),
+        soft_pin=options.get("pin", "") == "soft",
+        timeout_s=_timeout(options),
+    )
+
+
+def _options(parts: SplitResult, known: tuple[str, ...]) -> dict[str, str]:
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    for name in options:
+        if name not in known:
+            raise _refusal(f"unknown option {name!r}, known are {', '.join(known)}")
+    return options
+
+
+def _host(parts: SplitResult) -> str:
+    if not parts.hostname:
+        raise _refusal("expected a host")
+    return parts.hostname
+
+
+def _port(parts: SplitResult, default: int) -> int:
+    try:
+        return parts.port or default
+    except ValueError:
+        raise _refusal("expected a port from 1 to 65535") from None
+
+
+def _number(text: str) -> int:
     if text and not text.isdecimal():
-        raise _refusal(f"expected the number of a database, got {text!r}")
+        raise _refusal(f"expected a number, got {text!r}")
     return int(text or 0)
+
+
+def _timeout(options: Mapping[str, str]) -> float:
+    seconds = _duration(options, "timeout", 1.0)
+    if not seconds:
+        raise _refusal("timeout: expected more than 0")
+    return seconds
 
 
 def _duration(options: Mapping[str, str], name: str, default: float) -> float:
     if name not in options:
         return default
     try:
-        seconds = parse_duration(options[name])
+        return parse_duration(options[name])
     except ValueError:
         raise _refusal(f"{name}: expected a duration such as 500ms") from None
-    if name == "timeout" and not seconds:
-        raise _refusal("timeout: expected more than 0")
-    return seconds
 
 
 def _refusal(reason: str) -> ConfigError:

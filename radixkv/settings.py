@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from radixkv.errors import ConfigError
-from radixkv.remote_url import RemoteUrl
+from radixkv.remote_url import RemoteUrl, parse_remote
 from radixkv.units import TIB, format_duration, format_size, parse_duration, parse_size
 
 
@@ -173,4 +173,4 @@ def _path_from_yaml(value: object) -> Path | None:
 def _servers_from_yaml(value: object) -> tuple[RemoteUrl, ...]:
     if not isinstance(value, list) or not all(isinstance(url, str) for url in value):
         raise ConfigError("remotes: expected a list of URLs")  # what was given may be a password
-    return tuple(RemoteUrl.parse(url) for url in value)
+    return tuple(parse_remote(url) for url in value)

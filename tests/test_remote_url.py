@@ -11,11 +11,11 @@ from radixkv.cli.check_remotes import check_remotes
 from radixkv.cli.checks import Check
 from radixkv.config import CacheConfig
 from radixkv.errors import ConfigError
-from radixkv.remote_url import RemoteUrl
+from radixkv.remote_url import parse_remote
 
 
 def test_a_url_says_where_and_how():
-    url = RemoteUrl.parse("redis://me:a%2Fb%40c@host:6380/3?timeout=200ms&ttl=60min")
+    url = parse_remote("redis://me:a%2Fb%40c@host:6380/3?timeout=200ms&ttl=60min")
 
     assert (url.host, url.port, url.database, url.tls) == ("host", 6380, 3, False)
     assert (url.username, url.password) == ("me", "a/b@c")
@@ -23,15 +23,15 @@ def test_a_url_says_where_and_how():
 
 
 def test_what_is_left_out_is_usual():
-    url = RemoteUrl.parse("redis://host")
+    url = parse_remote("redis://host")
 
     assert (url.port, url.database, url.username, url.password) == (6379, 0, "", "")
     assert (url.timeout_s, url.ttl_s, url.verifies_server) == (1.0, 0, True)
 
 
 def test_a_socket_has_a_path_and_an_encrypted_server_a_certificate():
-    socket = RemoteUrl.parse("unix:///run/redis.sock?db=2")
-    secret = RemoteUrl.parse("rediss://host/?ca=/etc/ca.pem&verify=no")
+    socket = parse_remote("unix:///run/redis.sock?db=2")
+    secret = parse_remote("rediss://host/?ca=/etc/ca.pem&verify=no")
 
     assert (socket.unix_path, socket.host, socket.database) == ("/run/redis.sock", "", 2)
     assert (secret.tls, secret.ca_file, secret.verifies_server) == (True, "/etc/ca.pem", False)
@@ -45,7 +45,7 @@ def test_a_socket_has_a_path_and_an_encrypted_server_a_certificate():
         ("redis://", "a host"),
         ("unix://", "a path"),
         ("redis://host:99999", "a port"),
-        ("redis://host/zero", "the number of a database"),
+        ("redis://host/zero", "expected a number"),
         ("redis://host?tll=1s", "unknown option 'tll'"),
         ("redis://host?ttl=soon", "ttl: expected a duration"),
         ("redis://host?timeout=0", "timeout: expected more than 0"),
@@ -70,7 +70,7 @@ def test_passwords_are_shown_to_nobody():
     assert "secret" not in repr(config)
     assert str(config.remotes[0]) == "host:6379, database 0"
     with pytest.raises(ConfigError) as caught:
-        RemoteUrl.parse("redis://:secret@host/x")
+        parse_remote("redis://:secret@host/x")
     assert "secret" not in str(caught.value)
 
 

@@ -20,7 +20,7 @@ from radixkv import (
     TierFormatError,
     inspect_ranks,
 )
-from radixkv.remote_url import RemoteUrl
+from radixkv.remote_url import parse_remote
 
 NUM_RANKS = 2
 GROUP_ID = bytes(range(16))
@@ -32,7 +32,7 @@ class Deployment:
     def __init__(self, folder: Path, *urls: str) -> None:
         folder.mkdir(exist_ok=True)
         self.config = CacheConfig(
-            remotes=tuple(map(RemoteUrl.parse, urls)),
+            remotes=tuple(map(parse_remote, urls)),
             chunk_tokens=CHUNK,
             memory_size_bytes=64 * MIB * NUM_RANKS,
             disk_path=folder,

@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "bind/arrays.h"
@@ -22,9 +23,8 @@ using PyHealth = py::typing::List<py::typing::Tuple<py::bool_, py::str>>;
 // Chunks, their tokens, and the key of the chunk before the first.
 using PyPut = py::typing::Tuple<py::array, py::array, py::bytes>;
 
-void submit_remote(Executor& executor, CommandKind kind, std::int64_t command_id,
-                   std::size_t remote, const py::object& chunks, const TokenArray& tokens,
-                   const py::bytes& parent_key) {
+RemoteCommand make_command(CommandKind kind, std::int64_t command_id, const py::object& chunks,
+                           const TokenArray& tokens, const py::bytes& parent_key) {
   RemoteCommand command;
   command.kind = kind;
   command.id = command_id;
@@ -32,7 +32,38 @@ void submit_remote(Executor& executor, CommandKind kind, std::int64_t command_id
   command.chunks.assign(argument.view().begin(), argument.view().end());
   command.tokens.assign(tokens.data(), tokens.data() + tokens.size());
   command.parent_key = to_digest("parent_key", parent_key);
-  executor.submit_remote(remote, std::move(command));
+  return command;
+}
+
+void submit_remote(Executor& executor, CommandKind kind, std::int64_t command_id,
+                   std::size_t remote, const py::object& chunks, const TokenArray& tokens,
+                   const py::bytes& parent_key) {
+  executor.submit_remote(remote, make_command(kind, command_id, chunks, tokens, parent_key));
+}
+
+void end_elsewhere(Executor& executor, CommandKind kind, std::int64_t command_id,
+                   std::int32_t num_ok, int status, std::int64_t num_bytes) {
+  executor.end_elsewhere(kind, {command_id, num_ok, static_cast<CompletionStatus>(status)},
+                         num_bytes);
+}
+
+// Where head and payload of each object lie: [[address, address], …], [[bytes, bytes], …].
+using PyBuffers = py::typing::Tuple<py::typing::List<py::typing::List<py::int_>>,
+                                    py::typing::List<py::typing::List<py::int_>>>;
+
+PyBuffers buffers_of(const OutsideObjects& objects, std::size_t count) {
+  py::list addresses, sizes;
+  for (std::size_t i = 0; i < std::min(count, objects.size()); ++i) {
+    const auto [head, payload] = objects.buffers(i);
+    py::list address, size;
+    address.append(head.address);
+    address.append(payload.address);
+    size.append(head.num_bytes);
+    size.append(payload.num_bytes);
+    addresses.append(address);
+    sizes.append(size);
+  }
+  return py::make_tuple(addresses, sizes);
 }
 
 PyHealth remote_health(const Executor& executor) {
@@ -52,6 +83,37 @@ std::int64_t remote_changes(const Executor& executor) {
 
 }  // namespace
 
+namespace {
+
+void bind_outside_objects(py::module_& module) {
+  const auto check = [](const OutsideObjects& objects, std::size_t index) {
+    if (index >= objects.size()) throw py::value_error("index: beyond the last object");
+  };
+  py::class_<OutsideObjects>(module, "OutsideObjects")
+      .def("__len__", &OutsideObjects::size)
+      .def(
+          "name",
+          [check](const OutsideObjects& self, std::size_t index) {
+            check(self, index);
+            return self.name(index);
+          },
+          "index"_a)
+      .def("buffers", &buffers_of, "count"_a)
+      .def("begin_put", &OutsideObjects::begin_put, py::call_guard<py::gil_scoped_release>())
+      .def("begin_get", &OutsideObjects::begin_get)
+      .def(
+          "finish_get",
+          [check](OutsideObjects& self, std::size_t index) {
+            check(self, index);
+            const py::gil_scoped_release unlock;
+            return self.finish_get(index);
+          },
+          "index"_a)
+      .def("num_bytes", &OutsideObjects::num_bytes, "num_objects"_a);
+}
+
+}  // namespace
+
 void bind_remote_options(py::module_& module) {
   py::class_<RedisEndpoint>(module, "RedisEndpoint")
       .def(py::init<>())
@@ -66,10 +128,33 @@ void bind_remote_options(py::module_& module) {
       .def_readwrite("verifies_server", &RedisEndpoint::verifies_server)
       .def_readwrite("timeout_s", &RedisEndpoint::timeout_s)
       .def_readwrite("ttl_s", &RedisEndpoint::ttl_s);
+  bind_outside_objects(module);
+  module.attr("MAX_HEAD_BYTES") = kMaxHeadBytes;
 }
 
 void bind_remote_commands(py::class_<Executor>& executor) {
-  executor
+  executor.def("begin_elsewhere", &Executor::begin_elsewhere, "kind"_a, "command_id"_a)
+      .def("end_elsewhere", &end_elsewhere, "kind"_a, "command_id"_a, "num_ok"_a, "status"_a,
+           "num_bytes"_a)
+      .def(
+          "outside_objects",
+          [](const Executor& self, CommandKind kind, std::int64_t command_id,
+             const py::object& chunks, const TokenArray& tokens, const py::bytes& parent_key,
+             std::uintptr_t heads) {
+            return self.outside_objects(make_command(kind, command_id, chunks, tokens, parent_key),
+                                        reinterpret_cast<std::byte*>(heads));
+          },
+          "kind"_a, "command_id"_a, "chunks"_a, "tokens"_a.noconvert(), "parent_key"_a, "heads"_a,
+          py::keep_alive<0, 1>())
+      .def(
+          "chunk_names",
+          [](const Executor& self, const py::bytes& parent_key, const TokenArray& tokens) {
+            const Digest parent = to_digest("parent_key", parent_key);
+            const py::gil_scoped_release unlock;
+            return self.chunk_names(parent,
+                                    {tokens.data(), static_cast<std::size_t>(tokens.size())});
+          },
+          "parent_key"_a, "tokens"_a.noconvert())
       .def("submit_remote", &submit_remote, "kind"_a, "command_id"_a, "remote"_a, "chunks"_a,
            "tokens"_a.noconvert(), "parent_key"_a)
       .def("remote_health", &remote_health)

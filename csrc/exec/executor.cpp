@@ -87,7 +87,10 @@ Executor::Executor(const ExecutorOptions& options, std::optional<DiskOptions> di
           completions_.ended(kind, completion, num_bytes);
         });
   }
-  open_remotes();
+  remote_context_ = remote_context();
+  for (const RedisEndpoint& endpoint : options.remotes) {
+    remotes_.push_back(std::make_unique<RemoteTier>(remote_context_, endpoint));
+  }
   copies_ = std::make_unique<CopyThreads>(options.num_copy_threads,
                                           [this](const CopyJob& job) { copy_ended(job); });
 }
@@ -152,7 +155,7 @@ void Executor::submit_to_disk(DiskCommand command) {
   disk_->submit(std::move(command));
 }
 
-void Executor::open_remotes() {
+RemoteContext Executor::remote_context() {
   RemoteContext context;
   context.shape = options_.object_shape;
   context.shape.chunk_tokens = static_cast<std::size_t>(options_.chunk_tokens);
@@ -164,10 +167,7 @@ void Executor::open_remotes() {
   context.sink = [this](CommandKind kind, const Completion& completion, std::int64_t num_bytes) {
     completions_.ended(kind, completion, num_bytes);
   };
-  for (const RedisEndpoint& endpoint : options_.remotes) {
-    context.endpoint = endpoint;
-    remotes_.push_back(std::make_unique<RemoteTier>(context));
-  }
+  return context;
 }
 
 void Executor::submit_remote(std::size_t remote, RemoteCommand command) {

@@ -27,6 +27,7 @@
 #include "exec/copy_threads.h"
 #include "exec/load_board.h"
 #include "memory/pinned_pool.h"
+#include "net/outside_objects.h"
 #include "net/remote_tier.h"
 
 namespace radixkv {
@@ -90,6 +91,18 @@ class Executor {
   // `remote` is the server's place in the options.
   void submit_remote(std::size_t remote, RemoteCommand command);
 
+  // The same for a server whose client lives outside. Counted like any other: false where it was
+  // made to fail, and has ended.
+  bool begin_elsewhere(CommandKind kind, std::int64_t command_id);
+  // REQUIRES: begin_elsewhere gave true for the same command, which has not ended.
+  void end_elsewhere(CommandKind kind, const Completion& completion, std::int64_t num_bytes) {
+    completions_.ended(kind, completion, num_bytes);
+  }
+  // What such a client has to move. Throws std::invalid_argument where the command makes no sense.
+  std::unique_ptr<OutsideObjects> outside_objects(RemoteCommand command, std::byte* heads) const;
+  // Names of the full chunks of `tokens` behind the one with key `parent`.
+  std::vector<std::string> chunk_names(const Digest& parent, std::span<const Token> tokens) const;
+
   std::vector<Completion> poll(std::size_t max) { return completions_.poll(max); }
   void wait(CompletionQueue::Clock::duration timeout) { completions_.wait(timeout); }
   bool wait_layer(std::int64_t command_id, std::int64_t layer, double timeout_s);
@@ -118,7 +131,7 @@ class Executor {
   void check_slots(std::span<const std::int64_t> slots) const;
   InjectedFault take_fault(CommandKind kind);
   void submit_to_disk(DiskCommand command);
-  void open_remotes();
+  RemoteContext remote_context();
   void copy_ended(const CopyJob& job);
 
   const ExecutorOptions options_;
@@ -131,6 +144,7 @@ class Executor {
   std::vector<InjectedFault> faults_;
   bool closed_ = false;
   std::unique_ptr<DiskTier> disk_;
+  RemoteContext remote_context_;
   std::vector<std::unique_ptr<RemoteTier>> remotes_;
   std::unique_ptr<CopyThreads> copies_;  // last: its threads use all of the above
 };

@@ -52,6 +52,8 @@ struct ObjectHeader {
 };
 static_assert(sizeof(ObjectHeader) == 88);
 
+inline constexpr std::size_t kMaxHeadBytes = 4096;  // a chunk has 512 tokens at most
+
 // A chunk to put, or to get. `payload` is exactly as long as its tokens need.
 struct ChunkObject {
   Digest parent_key;

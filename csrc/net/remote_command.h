@@ -12,7 +12,6 @@
 #include "core/types.h"
 #include "core/unit_tags.h"
 #include "net/chunk_object.h"
-#include "net/endpoint.h"
 
 namespace radixkv {
 
@@ -33,12 +32,17 @@ using RemoteSink =
 
 // The pointers outlive the lanes.
 struct RemoteContext {
-  RedisEndpoint endpoint;
   ObjectShape shape;
   std::int64_t unit_bytes = 0;
   std::byte* pool = nullptr;
   UnitTags* tags = nullptr;
   RemoteSink sink;
+
+  // The objects that a put or get is about. They view the command's tokens.
+  std::vector<ChunkObject> objects_of(const RemoteCommand& command) const;
+
+  // The chunk's bytes are down and right: clears the padding of its extent and says what it holds.
+  void hold(const ChunkRef& chunk) const;
 
   std::span<std::byte> extent(const ChunkRef& chunk) const {
     return {pool + std::int64_t{chunk.memory_offset} * unit_bytes,

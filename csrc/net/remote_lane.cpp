@@ -27,8 +27,8 @@ int make_wake_fd() {
 
 }  // namespace
 
-RemoteLane::RemoteLane(const RemoteContext* context)
-    : context_(*context), wake_fd_(make_wake_fd()), pause_(kFirstPause) {
+RemoteLane::RemoteLane(const RemoteContext* context, const RedisEndpoint* endpoint)
+    : context_(*context), endpoint_(*endpoint), wake_fd_(make_wake_fd()), pause_(kFirstPause) {
   thread_ = std::jthread([this] { run(); });
 }
 
@@ -82,7 +82,7 @@ void RemoteLane::run() {
 
 bool RemoteLane::connect(std::string* reason) {
   try {
-    store_ = std::make_unique<RedisStore>(context_.shape, context_.endpoint, wake_fd_);
+    store_ = std::make_unique<RedisStore>(context_.shape, endpoint_, wake_fd_);
     store_->ping();
     return true;
   } catch (const NetFailure& failure) {
@@ -157,7 +157,7 @@ void RemoteLane::put(const RemoteCommand& command) {
   const auto& chunks = command.chunks;
   const auto gone = std::ranges::find_if(
       chunks, [this](const ChunkRef& chunk) { return !context_.tags->holds(chunk); });
-  std::vector<ChunkObject> objects = objects_of(command);
+  std::vector<ChunkObject> objects = context_.objects_of(command);
   objects.resize(static_cast<std::size_t>(gone - chunks.begin()));
   const StoreOutcome outcome = store_->put(objects);
   const bool is_short = outcome.num_ok == objects.size() && gone != chunks.end();
@@ -166,7 +166,7 @@ void RemoteLane::put(const RemoteCommand& command) {
 
 void RemoteLane::get(const RemoteCommand& command) {
   for (const ChunkRef& chunk : command.chunks) context_.tags->wipe(chunk);
-  const std::vector<ChunkObject> objects = objects_of(command);
+  const std::vector<ChunkObject> objects = context_.objects_of(command);
   // Only the last of a path may be less than a full chunk: it is the front of one, or a tail.
   const bool ends_short = objects.back().tokens.size() < context_.shape.chunk_tokens;
   const std::size_t num_full = objects.size() - (ends_short ? 1 : 0);
@@ -175,35 +175,15 @@ void RemoteLane::get(const RemoteCommand& command) {
     outcome.status = store_->get_front(objects.back());
     if (outcome.status == CompletionStatus::kOk) ++outcome.num_ok;
   }
-  finish_get(command, outcome.num_ok);
-  end(command, outcome.num_ok, outcome.status);
-}
-
-// The bytes are down: clears the padding of their extents and says what they are.
-void RemoteLane::finish_get(const RemoteCommand& command, std::size_t num_ok) const {
-  for (const ChunkRef& chunk : std::span(command.chunks).first(num_ok)) {
-    const std::size_t stored = context_.payload(chunk).size();
-    std::ranges::fill(context_.extent(chunk).subspan(stored), std::byte{0});
-    context_.tags->set(chunk);
+  for (const ChunkRef& chunk : std::span(command.chunks).first(outcome.num_ok)) {
+    context_.hold(chunk);
   }
+  end(command, outcome.num_ok, outcome.status);
 }
 
 void RemoteLane::lookup(const RemoteCommand& command) {
   const std::size_t num_tokens = store_->lookup(command.parent_key, command.tokens);
   end(command, num_tokens, CompletionStatus::kOk);
-}
-
-std::vector<ChunkObject> RemoteLane::objects_of(const RemoteCommand& command) const {
-  std::vector<ChunkObject> objects;
-  std::span<const Token> tokens = command.tokens;
-  Digest key = command.parent_key;
-  for (const ChunkRef& chunk : command.chunks) {
-    const auto own = tokens.first(chunk.num_tokens);
-    tokens = tokens.subspan(chunk.num_tokens);
-    const Digest parent_key = std::exchange(key, chunk_key(key, own));
-    objects.push_back({parent_key, key, own, context_.payload(chunk)});
-  }
-  return objects;
 }
 
 void RemoteLane::end(const RemoteCommand& command, std::size_t num_ok,

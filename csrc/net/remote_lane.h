@@ -34,8 +34,8 @@ struct RemoteHealth {
 
 class RemoteLane {
  public:
-  // `context` outlives the lane.
-  explicit RemoteLane(const RemoteContext* context);
+  // Both outlive the lane.
+  RemoteLane(const RemoteContext* context, const RedisEndpoint* endpoint);
   ~RemoteLane() { close(0); }
   RemoteLane(const RemoteLane&) = delete;
   RemoteLane& operator=(const RemoteLane&) = delete;
@@ -63,14 +63,13 @@ class RemoteLane {
   void put(const RemoteCommand& command);
   void get(const RemoteCommand& command);
   void lookup(const RemoteCommand& command);
-  std::vector<ChunkObject> objects_of(const RemoteCommand& command) const;
-  void finish_get(const RemoteCommand& command, std::size_t num_ok) const;
   void end(const RemoteCommand& command, std::size_t num_ok, CompletionStatus status) const;
   void set_health(const RemoteHealth& health);
   void cut_off(const std::string& reason);
   void fail_queue();
 
   const RemoteContext& context_;
+  const RedisEndpoint& endpoint_;
   const int wake_fd_;
   std::unique_ptr<RedisStore> store_;  // the thread's
   Clock::duration pause_;              // the thread's

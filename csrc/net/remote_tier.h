@@ -17,8 +17,11 @@ namespace radixkv {
 class RemoteTier {
  public:
   // Connects in the background. What the context points to outlives the tier.
-  explicit RemoteTier(RemoteContext context)
-      : context_(std::move(context)), reads_(&context_), writes_(&context_) {}
+  RemoteTier(RemoteContext context, RedisEndpoint endpoint)
+      : context_(std::move(context)),
+        endpoint_(std::move(endpoint)),
+        reads_(&context_, &endpoint_),
+        writes_(&context_, &endpoint_) {}
 
   // REQUIRES: kPut, kGet or kLookup; extents within the pool; tokens as many as the chunks say.
   void submit(RemoteCommand command) {
@@ -41,6 +44,7 @@ class RemoteTier {
 
  private:
   const RemoteContext context_;
+  const RedisEndpoint endpoint_;
   RemoteLane reads_;
   RemoteLane writes_;
 };

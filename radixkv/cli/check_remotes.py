@@ -5,7 +5,8 @@ from __future__ import annotations
 from radixkv.cli.checks import Check, fail, ok, warn
 from radixkv.config import CacheConfig
 from radixkv.errors import TierError
-from radixkv.remote_url import RemoteUrl
+from radixkv.remote_url import MooncakeUrl, RemoteUrl
+from radixkv.tiers.mooncake import import_store
 from radixkv.tiers.redis import ServerFacts, inspect_server
 from radixkv.units import approximate_size
 
@@ -17,6 +18,8 @@ def check_remotes(config: CacheConfig) -> list[Check]:
 
 def _check_remote(url: RemoteUrl) -> Check:
     name = f"remote {url}"
+    if isinstance(url, MooncakeUrl):
+        return _check_mooncake(name)
     try:
         facts = inspect_server(url)
     except ImportError:
@@ -27,6 +30,15 @@ def _check_remote(url: RemoteUrl) -> Check:
     if facts.is_cluster:
         return fail(name, "part of a cluster, which is not served", "name a single server")
     return _judge(name, facts)
+
+
+def _check_mooncake(name: str) -> Check:
+    """Its client waits 90 seconds for a master that is not there: it is not asked here."""
+    try:
+        import_store()
+    except TierError as error:
+        return fail(name, "its client cannot be imported", error.reason)
+    return ok(name, "its client is here")
 
 
 def _judge(name: str, facts: ServerFacts) -> Check:

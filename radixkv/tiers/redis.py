@@ -11,10 +11,10 @@ from typing import Any
 
 from radixkv import _native
 from radixkv.errors import TierError
-from radixkv.remote_url import RemoteUrl
+from radixkv.remote_url import RedisUrl
 
 
-def native_endpoint(url: RemoteUrl) -> _native.RedisEndpoint:
+def native_endpoint(url: RedisUrl) -> _native.RedisEndpoint:
     """What the native side connects to."""
     endpoint = _native.RedisEndpoint()
     endpoint.host = url.host
@@ -52,7 +52,7 @@ class ServerFacts:
     num_evicted: int
 
 
-def inspect_server(url: RemoteUrl) -> ServerFacts:
+def inspect_server(url: RedisUrl) -> ServerFacts:
     """Ask a server what it is. Waits for it, within its timeout.
 
     Raises:
@@ -76,7 +76,7 @@ def inspect_server(url: RemoteUrl) -> ServerFacts:
     )
 
 
-def _client_options(url: RemoteUrl) -> dict[str, Any]:
+def _client_options(url: RedisUrl) -> dict[str, Any]:
     options: dict[str, Any] = {
         "db": url.database,
         "username": url.username or None,
