@@ -2,7 +2,9 @@
 
 SGLang's tree has no way to remove one node while a request holds it. So whoever would come to such
 a node is told that the device's hit ends before it, and may put nothing into the tree meanwhile,
-since SGLang would merge it with what is bad. When its readers have ended, the node is evicted.
+since SGLang would merge it with what is bad. When its readers have ended, the node is evicted, and
+with it all that is idle on the device, for SGLang cannot be asked for one. Memory has most of that
+still.
 """
 
 from __future__ import annotations
