@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from prompts import Workload, make_workload
 from sglang_harness import DEFAULT_ENGINE, ServerConfig, SGLangServer
 from sglang_models import write_deepseek, write_llama
+from workload_run import KV_AUDIT
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,14 +44,16 @@ def workload_for(
 
     @functools.cache
     def make(attention: str) -> Workload:
+        folder = tmp_path_factory.mktemp("reference")
         config = ServerConfig(
             model=models[attention],
-            log=tmp_path_factory.mktemp("reference") / "server.log",
+            log=folder / "server.log",
             cache="none",
             device_tokens=16384,
             max_running_requests=16,
+            environment={KV_AUDIT: f"write:{folder}"},
         )
         with SGLangServer(config) as reference:
-            return make_workload(reference)
+            return dataclasses.replace(make_workload(reference), right_kv=folder)
 
     return make

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from sglang_harness import Generation, SGLangServer
 from sglang_models import VOCAB_SIZE
@@ -34,9 +35,16 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """All prompts of a run, in the order in which they are sent."""
+    """All prompts of a run, in the order in which they are sent.
+
+    Attributes:
+        prompts: With what must come back.
+        right_kv: Folder with the KV that a server without any cache computed for them and for their
+            answers (`kv_reference.py` of `tests/sglang_cpu`); None where none was asked to.
+    """
 
     prompts: list[Prompt]
+    right_kv: Path | None = None
 
     def batches(self) -> Iterator[list[Prompt]]:
         for start in range(0, len(self.prompts), BATCH_SIZE):

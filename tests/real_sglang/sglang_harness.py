@@ -140,7 +140,12 @@ class Generation:
 
 
 def write_radixkv_config(
-    folder: Path, *, memory_bytes: int, disk_bytes: int = 256 << 20, durable: str = "none"
+    folder: Path,
+    *,
+    memory_bytes: int,
+    disk_bytes: int = 256 << 20,
+    durable: str = "none",
+    prefetch_deadline: str = "2s",
 ) -> Path:
     """A configuration with memory and disk; the disk tier lies in `folder`/disk.
 
@@ -148,7 +153,11 @@ def write_radixkv_config(
     """
     path = folder / "radixkv.yaml"
     disk = {"path": str(folder / "disk"), "size": f"{disk_bytes}B", "durable": durable}
-    document = {"memory": {"size": f"{memory_bytes}B"}, "disk": disk}
+    document = {
+        "memory": {"size": f"{memory_bytes}B"},
+        "disk": disk,
+        "prefetch": {"deadline": prefetch_deadline},
+    }
     path.write_text(json.dumps(document))  # JSON is YAML
     return path
 
@@ -215,12 +224,22 @@ class SGLangServer:
         return [Generation.from_answer(answer) for answer in answers]
 
     def generate_each(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int = 8
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int = 8,
+        *,
+        abort_after_s: float | None = None,
     ) -> list[Generation]:
         """As `generate`, but a request that fails leaves the others their answers: it has its
-        error in `finish_reason`."""
+        error in `finish_reason`. So has one that runs longer than `abort_after_s`."""
         body = self._generate_body(prompts, max_new_tokens) | {"stream": True}
-        events = self.call("POST", "/generate", body).splitlines()
+        with contextlib.ExitStack() as stack:
+            if abort_after_s is not None:
+                abort = threading.Timer(abort_after_s, lambda: [*map(self.abort, body["rid"])])
+                abort.start()
+                stack.callback(abort.join)
+                stack.callback(abort.cancel)
+            events = self.call("POST", "/generate", body).splitlines()
         last: dict[str, dict[str, Any]] = {}
         for event in events:
             if event.startswith("data: {"):

@@ -14,6 +14,7 @@ import pytest
 from prompts import Workload
 from workload_run import (
     Run,
+    check_kv,
     check_nothing_is_held,
     check_outputs,
     check_sums,
@@ -64,6 +65,10 @@ def run(
 def test_every_answer_is_that_of_a_run_without_cache(run: Run) -> None:
     assert len(run.answers) >= 200
     check_outputs(run)
+
+
+def test_every_row_of_kv_is_that_of_a_run_without_cache(run: Run) -> None:
+    check_kv(run.batches[-1].state)
 
 
 def test_prompts_came_from_everywhere(run: Run) -> None:

@@ -11,6 +11,9 @@ from prompts import MAX_NEW_TOKENS, Prompt, Workload
 from sglang_harness import Generation, ServerConfig, SGLangServer, write_radixkv_config
 from sglang_models import KV_BYTES_PER_TOKEN
 
+# How a server is told to write down its KV, or to compare it: see `kv_audit.py`.
+KV_AUDIT = "RADIXKV_TEST_KV_AUDIT"
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -53,18 +56,25 @@ def starved_server(
     overlap: bool,
     *,
     memory_share: int,
+    prefetch_deadline: str = "2s",
 ) -> ServerConfig:
-    """radixkv where the device holds a tenth of a workload, memory one part in `memory_share`."""
+    """radixkv where the device holds a tenth of a workload, memory one part in `memory_share`.
+
+    All its KV is compared with that of the server that had no cache.
+    """
     num_tokens = workload.num_distinct_tokens
     memory_bytes = num_tokens // memory_share * KV_BYTES_PER_TOKEN[attention]
     return ServerConfig(
         model=models[attention],
         log=folder / "server.log",
         cache="radixkv",
-        radixkv_config=write_radixkv_config(folder, memory_bytes=memory_bytes),
+        radixkv_config=write_radixkv_config(
+            folder, memory_bytes=memory_bytes, prefetch_deadline=prefetch_deadline
+        ),
         page_size=page_size,
         overlap=overlap,
         device_tokens=num_tokens // 10 // page_size * page_size,
+        environment={KV_AUDIT: f"check:{workload.right_kv}"},
     )
 
 
@@ -83,6 +93,15 @@ def check_outputs(run: Run) -> None:
     """Every answer is that of a run without cache."""
     expected = [prompt.expected for batch in run.batches for prompt in batch.prompts]
     assert [answer.output_ids for answer in run.answers] == expected
+
+
+def check_kv(state: Mapping[str, Any]) -> None:
+    """Every row that a forward read or wrote, or that memory held, is what was right there."""
+    audit = state["kv_audit"]
+    assert audit["told"] == []
+    assert not any(audit["wrong"].values())
+    for kind in ("engine", "stored", "fetched", "kept"):
+        assert audit["tokens"][kind] > 10 * audit["unknown"].get(kind, 0), kind
 
 
 def check_sums(run: Run) -> None:

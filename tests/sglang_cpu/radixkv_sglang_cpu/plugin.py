@@ -5,7 +5,7 @@ from __future__ import annotations
 import faulthandler
 import signal
 
-from . import attention, host_pools, paged_slots, probe
+from . import attention, host_pools, kv_audit, paged_slots, probe
 
 
 def activate() -> None:
@@ -16,3 +16,4 @@ def activate() -> None:
     attention.install()
     host_pools.install()
     probe.install()
+    kv_audit.install()

@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from . import inside_radixkv
+from . import inside_radixkv, kv_audit
 
 # The calls through which a cache outside the GPU lives. Counted on whatever tree cache is there.
 CACHE_CALLS = (
@@ -107,6 +107,7 @@ def look_inside(scheduler: Any) -> dict[str, Any]:
     storage = inside_radixkv.storage_of(cache)
     if storage is not None:
         state["storage"] = dataclasses.asdict(storage._kv.planner.counters)
+    state["kv_audit"] = kv_audit.describe()
     prefilled_tokens.clear()
     cache_calls.clear()
     return state
