@@ -227,6 +227,10 @@ class RadixIndex:
         """
         The content key of the last chunk that the handle covers whole.
         """
+    def record_events(self, most_events: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Notes from now on what a match may find; so many events wait at most.
+        """
     def release_uses(self, slices: typing.Any) -> None:
         """
         Ends the uses that `use` began.
@@ -284,6 +288,10 @@ class RadixIndex:
     def stats(self) -> IndexStats:
         """
         Counts of now.
+        """
+    def take_events(self) -> tuple[numpy.ndarray, numpy.ndarray]:
+        """
+        The events since the last call: (events, tokens), see `radixkv.events`.
         """
     def touch(self, handle: PrefixHandle, time: typing.SupportsInt | typing.SupportsIndex) -> None:
         """

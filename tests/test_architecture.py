@@ -27,10 +27,10 @@ FLOORS = (
     },
     {"_native"},
     {"index", "tiers", "transfer", "gpu"},
-    {"room"},
+    {"room", "events"},
     {"remote_reads", "remote_writes"},
     {"prefetch"},
-    {"planner", "executor", "restore"},
+    {"planner", "executor", "restore", "follower"},
     {"cache", "replay"},
     {"cli"},
 )

@@ -81,6 +81,9 @@ std::uint64_t to_units(const SharedIndex& index, std::int64_t num_bytes) {
 using PyReservation = py::typing::Tuple<py::array, py::int_>;
 using PySpill = py::typing::Tuple<py::array, py::array, py::bytes, py::int_>;
 
+// Events, and the tokens of those that stored a chunk.
+using PyEvents = py::typing::Tuple<py::array, py::array>;
+
 PyReservation to_python(const Reservation& reservation) {
   return py::make_tuple(to_array(reservation.chunks), reservation.missing_units);
 }
@@ -328,6 +331,27 @@ void bind_leaving(IndexClass& cls) {
       "Drops everything, in every namespace; returns the chunks.");
 }
 
+void bind_events(IndexClass& cls) {
+  cls.def(
+      "record_events",
+      [](SharedIndex& index, std::int64_t most_events) {
+        const std::size_t most = parse_count("most_events", most_events);
+        index.write([&](RadixIndex& native) { native.record_events(most); });
+      },
+      "most_events"_a, "Notes from now on what a match may find; so many events wait at most.");
+  cls.def(
+      "take_events",
+      [](SharedIndex& index) -> PyEvents {
+        const EventLog::Taken taken =
+            index.write([](RadixIndex& native) { return native.take_events(); });
+        const auto as_array = []<class Value>(const std::vector<Value>& values) {
+          return py::array_t<Value>(static_cast<py::ssize_t>(values.size()), values.data());
+        };
+        return py::make_tuple(as_array(taken.events), as_array(taken.tokens));
+      },
+      "The events since the last call: (events, tokens), see `radixkv.events`.");
+}
+
 void bind_looking(IndexClass& cls) {
   cls.def(
       "stats",
@@ -422,6 +446,8 @@ void bind_values(py::module_& module) {
 void bind_index(py::module_& module) {
   PYBIND11_NUMPY_DTYPE(ChunkRef, id, generation, memory_offset, disk_offset, parent_disk_offset,
                        span, num_tokens, num_units, first, count);
+  PYBIND11_NUMPY_DTYPE(IndexEvent, sequence, id, generation, parent_id, parent_generation, space,
+                       first_token, num_tokens, is_stored, tier, unused);
   bind_values(module);
   IndexClass cls(module, "RadixIndex");
   cls.def(py::init(&make_index), "chunk_tokens"_a, "token_bytes"_a, "unit_bytes"_a,
@@ -432,6 +458,7 @@ void bind_index(py::module_& module) {
   bind_index_keys(cls);
   bind_restore(cls);
   bind_leaving(cls);
+  bind_events(cls);
   bind_looking(cls);
 }
 

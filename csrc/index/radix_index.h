@@ -36,6 +36,7 @@
 #include "core/chunk_key.h"
 #include "core/types.h"
 #include "index/chunk_table.h"
+#include "index/event_log.h"
 #include "index/extent_allocator.h"
 #include "index/leaf_queue.h"
 #include "index/token_tree.h"
@@ -227,6 +228,13 @@ class RadixIndex {
   // drop() of everything in every namespace.
   std::vector<ChunkRef> clear_all();
 
+  // --- Following (radix_index_events.cpp) ---
+
+  // From now on every chunk that a match may find, or no longer, is noted; `most_events` wait at
+  // most. A chunk stored before is told of only when it leaves.
+  void record_events(std::size_t most_events);
+  EventLog::Taken take_events();
+
   // --- Looking (radix_index_check.cpp) ---
 
   IndexStats stats() const;
@@ -369,6 +377,9 @@ class RadixIndex {
   // Keys (radix_index_keys.cpp).
   const Digest& key_of(ChunkId id);
 
+  // Following (radix_index_events.cpp).
+  void tell(ChunkId id, Tier which, bool is_stored);
+
   // Leaving (radix_index_leave.cpp).
   std::vector<ChunkRef> evict_but(ChunkId spared, Tier which, std::uint64_t num_units);
 
@@ -397,6 +408,7 @@ class RadixIndex {
     bool is_known = false;
   };
   std::vector<KnownKey> keys_;
+  EventLog events_;
   std::uint64_t now_ = 0;  // the last admission
   std::uint64_t num_pins_ = 0;
   std::uint64_t num_dropped_ = 0;

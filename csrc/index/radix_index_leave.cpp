@@ -67,6 +67,7 @@ std::vector<ChunkRef> RadixIndex::drop(NamespaceId space, const TokenView& prefi
       vacate_everywhere(at->id);
       continue;
     }
+    for (const Tier tier : kTiers) tell(at->id, tier, false);
     chunks_.state(at->id) |= state::kDropped;
     record(0x50, at->id, 0);
     for (const Tier tier : kTiers) refresh_best(at->id, tier);

@@ -1,0 +1,90 @@
+"""Events: what a match in an index may find from now on, and what no longer.
+
+    index.record_events(1 << 20)         once; before the first chunk, to be told of all
+    for event in take_events(index):     as often as one likes
+        follower.apply(event)
+
+A chunk is told of when it becomes visible on a tier, with its tokens and the chunk that it
+continues, and when it leaves the tier. A chunk that moves is stored on one tier and removed from
+the other. Events are numbered without a gap; where numbers are missing, more happened than was
+taken in time, and whoever follows has to start anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radixkv.index import RadixIndex
+
+Tier = Literal["memory", "disk"]
+_TIERS: tuple[Tier, Tier] = ("memory", "disk")
+_NO_CHUNK = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChunkStored:
+    """A chunk can be found on a tier.
+
+    Attributes:
+        sequence: Number of the event, from 1.
+        tier: Where.
+        key: Names the chunk as long as any tier has it, and no other chunk ever.
+        parent: Key of the chunk that it continues; None at a prompt's start.
+        namespace: Number of its tree, as `RadixIndex.namespace` gave it.
+        tokens: Its own. Shape: (num_tokens,), uint32; fewer than a full chunk in a tail.
+    """
+
+    sequence: int
+    tier: Tier
+    key: int
+    parent: int | None
+    namespace: int
+    tokens: NDArray[np.uint32]
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRemoved:
+    """A chunk is on this tier no longer.
+
+    Attributes:
+        sequence: Number of the event, from 1.
+        tier: Which it has left.
+        key: The chunk's, as `ChunkStored` has it.
+    """
+
+    sequence: int
+    tier: Tier
+    key: int
+
+
+Event = ChunkStored | ChunkRemoved
+
+
+def take_events(index: RadixIndex) -> Iterator[Event]:
+    """What happened since the last call, in order; nothing unless the index records events."""
+    events, tokens = index.take_events()
+    for event in events:
+        sequence, tier = int(event["sequence"]), _TIERS[event["tier"]]
+        key = _key(event["generation"], event["id"])
+        if not event["is_stored"]:
+            yield ChunkRemoved(sequence, tier, key)
+            continue
+        has_parent = event["parent_id"] != _NO_CHUNK
+        first = int(event["first_token"])
+        yield ChunkStored(
+            sequence,
+            tier,
+            key,
+            _key(event["parent_generation"], event["parent_id"]) if has_parent else None,
+            int(event["space"]),
+            tokens[first : first + int(event["num_tokens"])],
+        )
+
+
+def _key(generation: int, chunk_id: int) -> int:
+    return int(generation) << 32 | int(chunk_id)
