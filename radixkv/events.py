@@ -55,11 +55,13 @@ class ChunkRemoved:
         sequence: Number of the event, from 1.
         tier: Which it has left.
         key: The chunk's, as `ChunkStored` has it.
+        num_tokens: Tokens that it had.
     """
 
     sequence: int
     tier: Tier
     key: int
+    num_tokens: int
 
 
 Event = ChunkStored | ChunkRemoved
@@ -72,7 +74,7 @@ def take_events(index: RadixIndex) -> Iterator[Event]:
         sequence, tier = int(event["sequence"]), _TIERS[event["tier"]]
         key = _key(event["generation"], event["id"])
         if not event["is_stored"]:
-            yield ChunkRemoved(sequence, tier, key)
+            yield ChunkRemoved(sequence, tier, key, int(event["num_tokens"]))
             continue
         has_parent = event["parent_id"] != _NO_CHUNK
         first = int(event["first_token"])

@@ -30,7 +30,7 @@ FLOORS = (
     {"room", "events"},
     {"remote_reads", "remote_writes"},
     {"prefetch"},
-    {"planner", "executor", "restore", "follower"},
+    {"planner", "executor", "restore", "follower", "publisher"},
     {"cache", "replay"},
     {"cli"},
 )

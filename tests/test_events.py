@@ -51,7 +51,7 @@ def test_what_leaves_is_told_too():
 
     index.evict_units("memory", 1)
 
-    assert list(take_events(index)) == [ChunkRemoved(3, "memory", second.key)]
+    assert list(take_events(index)) == [ChunkRemoved(3, "memory", second.key, 2)]
 
 
 def test_a_chunk_that_moves_is_stored_before_it_is_removed():

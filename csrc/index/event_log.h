@@ -27,7 +27,7 @@ struct IndexEvent {
   std::uint32_t parent_generation;
   std::uint32_t space;        // its namespace
   std::uint32_t first_token;  // where its tokens begin among those taken with it
-  std::uint16_t num_tokens;   // 0 where it was removed
+  std::uint16_t num_tokens;   // of the chunk
   std::uint8_t is_stored;     // else removed
   std::uint8_t tier;
   std::uint32_t unused;

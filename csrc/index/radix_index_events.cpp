@@ -19,7 +19,7 @@ void RadixIndex::tell(ChunkId id, Tier which, bool is_stored) {
   event.parent_id = chunk.parent;
   event.parent_generation = chunk.parent == kNoChunk ? 0 : chunks_[chunk.parent].generation;
   event.space = space;
-  event.num_tokens = is_stored ? chunk.num_tokens : std::uint16_t{0};
+  event.num_tokens = chunk.num_tokens;
   event.is_stored = is_stored ? 1 : 0;
   event.tier = static_cast<std::uint8_t>(which);
   std::vector<Token>* tokens = events_.add(event);
