@@ -1,9 +1,10 @@
-"""How close do remote tiers come to a plain socket? Starts a redis-server of its own.
+"""How close do remote tiers come to a plain socket, and to Mooncake's own client?
 
     python benchmarks/remotes.py
 
-Chunks are those of an 8B model, 32 tokens, 4 MiB. The baseline sends as many bytes from one thread
-to another over a socket of the same kind, in pieces of 4 MiB.
+Chunks are those of an 8B model, 32 tokens, 4 MiB. Servers are started here. The baseline of Redis
+sends as many bytes from one thread to another over a socket of the same kind, in pieces of 4 MiB;
+that of Mooncake is its own batched calls, with a process of its own that keeps the objects.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import itertools
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -24,9 +26,11 @@ import numpy as np
 from harness import emit, interleave, progress
 
 from radixkv.commands import CHUNK_DTYPE, NO_EXTENT, ChunkArray, Command, Get, Lookup, Put, Store
+from radixkv.errors import TierError
 from radixkv.executor import Executor
 from radixkv.layout import EngineMemory, KVLayout
 from radixkv.remote_url import parse_remote
+from radixkv.tiers.mooncake import import_store
 
 LAYOUT = KVLayout(num_layers=32, num_kv=2, row_bytes=2048, dtype="bfloat16")
 CHUNK_TOKENS = 32
@@ -44,12 +48,16 @@ LOOKUPS = 4
 command_ids = itertools.count(1)
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @contextmanager
 def redis_server(folder: Path) -> Iterator[tuple[str, str]]:
     """Runs one; gives its URLs, TCP and unix."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     path = folder / "redis.sock"
     words = ["redis-server", "--port", str(port), "--unixsocket", str(path), "--save", ""]
     with subprocess.Popen(
@@ -149,11 +157,11 @@ class BulkCase:
 
 
 def plain_socket(family: socket.AddressFamily) -> Callable[[], float]:
-    source, target = np.ones(PIECE_BYTES, np.uint8), np.zeros(PIECE_BYTES, np.uint8)
+    source, target = np.ones(PAYLOAD_BYTES, np.uint8), np.zeros(PAYLOAD_BYTES, np.uint8)
 
     def send(there: socket.socket) -> None:
-        for _ in range(NUM_CHUNKS):
-            there.sendall(source)
+        for piece in np.split(source, NUM_CHUNKS):
+            there.sendall(piece)
 
     def measure() -> float:
         ends = _tcp_pair() if family == socket.AF_INET else socket.socketpair()
@@ -163,10 +171,9 @@ def plain_socket(family: socket.AddressFamily) -> Callable[[], float]:
             thread = threading.Thread(target=send, args=(there,))
             begun = time.perf_counter()
             thread.start()
-            left = PAYLOAD_BYTES
-            view = memoryview(target)
-            while left:
-                left -= here.recv_into(view[: min(left, PIECE_BYTES)])
+            rest = memoryview(target)
+            while rest:
+                rest = rest[here.recv_into(rest[:PIECE_BYTES]) :]
             seconds = time.perf_counter() - begun
             thread.join()
         return PAYLOAD_BYTES / seconds / 1e9
@@ -210,7 +217,7 @@ def measure_bulk(tcp_url: str, unix_url: str) -> None:
         )
 
 
-def measure_lookups(url: str) -> None:
+def measure_lookups(name: str, url: str) -> None:
     tokens = np.arange(NUM_KEYS * SMALL_CHUNK_TOKENS, dtype=np.uint32)
     with stored_chunks(SMALL_LAYOUT, SMALL_CHUNK_TOKENS, NUM_KEYS, url) as (executor, chunks):
         run(executor, [Put(next(command_ids), 0, chunks, tokens, bytes(16))])
@@ -222,7 +229,97 @@ def measure_lookups(url: str) -> None:
         rates = interleave({"lookup": keys_per_s}, ROUNDS)
         found = executor.stats().lookup.num_chunks
         assert found == (ROUNDS + 1) * LOOKUPS * len(tokens)
-    emit("redis.lookup_keys_per_s", rates["lookup"], "1/s", keys_per_lookup=NUM_KEYS)
+    emit(f"{name}.lookup_keys_per_s", rates["lookup"], "1/s", keys_per_lookup=NUM_KEYS)
+
+
+_KEEPER = """
+import sys, time
+from mooncake.store import MooncakeDistributedStore
+store = MooncakeDistributedStore()
+assert store.setup("127.0.0.1", "P2PHANDSHAKE", 1 << 30, 1 << 24, "tcp", "", sys.argv[1]) == 0
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def mooncake_master(folder: Path) -> Iterator[str]:
+    """Runs one, and a process that keeps objects; gives the master's address."""
+    program = Path(import_store().__file__).parent / "mooncake_master"
+    address = f"127.0.0.1:{free_port()}"
+    words = [str(program), "--rpc_address=127.0.0.1", f"--rpc_port={address.split(':')[1]}"]
+    words += ["--metrics_host=127.0.0.1", f"--metrics_port={free_port()}"]
+    keeper = [sys.executable, "-c", _KEEPER, address]
+    pipe = subprocess.PIPE
+    with (
+        (folder / "log").open("wb") as log,
+        subprocess.Popen(words, stdout=log, stderr=log) as master,
+        subprocess.Popen(keeper, stdin=pipe, stdout=pipe, stderr=log) as keeping,
+    ):
+        try:
+            assert keeping.stdout is not None
+            assert keeping.stdout.readline() == b"ready\n"
+            yield address
+        finally:
+            keeping.kill()
+            master.kill()
+
+
+class OwnCalls:
+    """Mooncake's client without us: as many objects, of one piece each."""
+
+    def __init__(self, address: str) -> None:
+        self._store = import_store().MooncakeDistributedStore()
+        words = ("127.0.0.1", "P2PHANDSHAKE", 0, 1 << 24, "tcp", "", address)
+        assert self._store.setup(*words) == 0
+        self._bytes = np.ones(PAYLOAD_BYTES, np.uint8)
+        assert self._store.register_buffer(self._bytes.ctypes.data, PAYLOAD_BYTES) == 0
+        self._names: list[str] = []
+
+    def forget(self) -> None:
+        """Lest the store fill up, and evict what is about to be read."""
+        self._store.remove_all(True)
+
+    def put(self) -> float:
+        number = next(command_ids)
+        self._names = [f"own {number}:{i}" for i in range(NUM_CHUNKS)]
+        return self._rate(self._store.batch_put_from, 0)
+
+    def get(self) -> float:
+        return self._rate(self._store.batch_get_into, PIECE_BYTES)
+
+    def _rate(self, call: Callable[..., list[int]], expected: int) -> float:
+        begun = time.perf_counter()
+        for first in range(0, NUM_CHUNKS, CHUNKS_PER_COMMAND):
+            names = self._names[first : first + CHUNKS_PER_COMMAND]
+            places = [
+                self._bytes.ctypes.data + PIECE_BYTES * (first + i) for i in range(len(names))
+            ]
+            assert call(names, places, [PIECE_BYTES] * len(names)) == [expected] * len(names)
+        return PAYLOAD_BYTES / (time.perf_counter() - begun) / 1e9
+
+
+def measure_mooncake(address: str) -> None:
+    url = f"mooncake://{address}/?timeout=10s"
+    with stored_chunks(LAYOUT, CHUNK_TOKENS, NUM_CHUNKS, url) as ours:
+        bulk, own = BulkCase(*ours), OwnCalls(address)
+
+        def put() -> float:
+            own.forget()
+            return bulk.put()
+
+        rates = interleave(
+            {"put": put, "own put": own.put, "get": bulk.get, "own get": own.get}, ROUNDS
+        )
+    for name in ("get", "put"):
+        emit(
+            f"mooncake.{name}_gbps",
+            rates[name],
+            "GB/s",
+            own_calls=round(median(rates[f"own {name}"]), 2),
+            of_own_calls=round(median(rates[name]) / median(rates[f"own {name}"]), 3),
+        )
+    measure_lookups("mooncake", url)
 
 
 def main() -> None:
@@ -233,7 +330,15 @@ def main() -> None:
         progress("redis: bytes")
         measure_bulk(*urls)
         progress("redis: lookups")
-        measure_lookups(urls[1])
+        measure_lookups("redis", urls[1])
+    try:
+        import_store()
+    except TierError as error:
+        progress(str(error))
+        return
+    with tempfile.TemporaryDirectory() as folder, mooncake_master(Path(folder)) as address:
+        progress("mooncake")
+        measure_mooncake(address)
 
 
 if __name__ == "__main__":

@@ -175,7 +175,12 @@ class Executor:
         self._end = weakref.finalize(self, self._native.close, 0.0)
         pool_facts = self._native.pool_facts()
         pool_bytes = self.memory_units * self.unit_bytes
-        self._remotes.open(self._native, (int(pool_facts["address"]), pool_bytes), chunk_tokens)
+        self._remotes.open(
+            self._native,
+            (int(pool_facts["address"]), pool_bytes),
+            chunk_tokens=chunk_tokens,
+            unit_bytes=self.unit_bytes,
+        )
         self._engine_memory: EngineMemory | None = None
         self._gpu: GpuCopies | None = None
         self._gpu_options = gpu

@@ -40,6 +40,7 @@ _FIRST_BATCH, _MORE = 64, 4096
 _LOCAL_BUFFER_BYTES = 16 << 20
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.2, 5.0
 _IDLE_CHECK_S = 1.0
+_LEAST_BYTES_PER_S = 20e6  # slower than this is as good as dead
 _PROBE = "rkv1:probe"
 _SETUP_TIMEOUT_S = 10.0
 _SETUP_PROGRAM = """
@@ -86,19 +87,26 @@ class MooncakeTier:
         executor: The native executor, whose memory is read and written.
         pool: Address and size of that memory.
         chunk_tokens: Tokens of a full chunk. Parts of one are not found here.
+        unit_bytes: Granularity of the memory.
 
     Raises:
         TierError: Mooncake's client cannot be imported.
     """
 
     def __init__(
-        self, url: MooncakeUrl, executor: _native.Executor, pool: tuple[int, int], chunk_tokens: int
+        self,
+        url: MooncakeUrl,
+        executor: _native.Executor,
+        pool: tuple[int, int],
+        chunk_tokens: int,
+        unit_bytes: int,
     ) -> None:
         self._module = import_store()
         self._url = url
         self._executor = executor
         self._pool = pool
         self._chunk_tokens = chunk_tokens
+        self._unit_bytes = unit_bytes
         self._store: Any = None
         self._lock = threading.Lock()
         self._reason = "not asked yet"
@@ -126,7 +134,7 @@ class MooncakeTier:
     def give_up_what_hangs(self) -> None:
         """Called now and then: fails what waits for a call that does not return."""
         for lane in (self._reads, self._writes):
-            if self._serves and lane.is_busy_for_s > self._url.timeout_s:
+            if self._serves and lane.is_late:
                 self.cut_off("a call does not return")
                 lookup = lane.take_lookup()
                 if lookup is not None:
@@ -153,6 +161,11 @@ class MooncakeTier:
     def serves(self) -> bool:
         """Whether commands are taken."""
         return self._serves
+
+    def time_for(self, command: RemoteCommand) -> float:
+        """How long it may take, in seconds."""
+        num_bytes = int(command.chunks["num_units"].sum(dtype=np.int64)) * self._unit_bytes
+        return self._url.timeout_s + num_bytes / _LEAST_BYTES_PER_S
 
     def cut_off(self, reason: str) -> None:
         """From now on commands fail at once, until the store answers again."""
@@ -332,7 +345,7 @@ class _Lane:
         self._tier = tier
         self._recover = recover
         self._queue: queue.SimpleQueue[RemoteCommand] = queue.SimpleQueue()
-        self._busy_since: float | None = None
+        self._late_at: float | None = None  # None: nothing is under way
         self._lock = threading.Lock()
         self._lookup: Lookup | None = None
         self.scratch = np.zeros(_MAX_CHUNKS * _native.MAX_HEAD_BYTES, np.uint8)
@@ -359,10 +372,10 @@ class _Lane:
                 return taken
 
     @property
-    def is_busy_for_s(self) -> float:
-        """How long the command under way is under way; 0 for none."""
-        since = self._busy_since
-        return 0.0 if since is None else time.monotonic() - since
+    def is_late(self) -> bool:
+        """Whether the command under way takes longer than it may."""
+        late_at = self._late_at
+        return late_at is not None and time.monotonic() > late_at
 
     def take_lookup(self) -> Lookup | None:
         """The lookup under way, whose answer is of no use any more."""
@@ -374,7 +387,7 @@ class _Lane:
         """Wait until nothing is queued or under way."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline and self._tier.serves:
-            if self._queue.empty() and self._busy_since is None:
+            if self._queue.empty() and self._late_at is None:
                 return
             time.sleep(0.01)
 
@@ -395,7 +408,7 @@ class _Lane:
             self._carry_out(command)
 
     def _carry_out(self, command: RemoteCommand) -> None:
-        self._busy_since = time.monotonic()
+        self._late_at = time.monotonic() + self._tier.time_for(command)
         try:
             if isinstance(command, Lookup):
                 self._look_up(command)
@@ -407,7 +420,7 @@ class _Lane:
             logger.exception("command %d failed", command.command_id)
             self._give_up(command, repr(error))
         finally:
-            self._busy_since = None
+            self._late_at = None
 
     def _look_up(self, lookup: Lookup) -> None:
         self._lookup = lookup

@@ -38,7 +38,14 @@ class Remotes:
                 self._native_places[place] = len(self._native_places)
                 options.add_remote(native_endpoint(url))
 
-    def open(self, executor: _native.Executor, pool: tuple[int, int], chunk_tokens: int) -> None:
+    def open(
+        self,
+        executor: _native.Executor,
+        pool: tuple[int, int],
+        *,
+        chunk_tokens: int,
+        unit_bytes: int,
+    ) -> None:
         """The executor is there, and so is its memory, address and size.
 
         Raises:
@@ -47,7 +54,7 @@ class Remotes:
         self._executor = executor
         for place, url in enumerate(self._urls):
             if isinstance(url, MooncakeUrl):
-                self._stores[place] = MooncakeTier(url, executor, pool, chunk_tokens)
+                self._stores[place] = MooncakeTier(url, executor, pool, chunk_tokens, unit_bytes)
 
     def submit(self, command: Put | Get | Lookup) -> None:
         """Queue a command. Raises as `Executor.submit`."""
