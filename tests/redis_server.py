@@ -75,8 +75,12 @@ class RedisServer:
             "--dir",
             str(self._folder),
         ]
+        # A sanitizer's runtime is for this process alone.
+        environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen([*words, *self._options], stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                [*words, *self._options], stdout=log, stderr=log, env=environment
+            )
         deadline = time.monotonic() + START_TIMEOUT_S
         while b"Ready to accept connections" not in self._log.read_bytes():
             assert self._process.poll() is None, self._log.read_text()
