@@ -89,9 +89,10 @@ class MemoryAudit:
         self._stores: dict[int, list[int]] = {}  # command id -> tokens
         self._sequences: set[tuple[int, tuple[int, ...]]] = set()  # tree, tokens
         self._paths: dict[tuple[int, int], list[bytes]] = {}  # chunk -> keys up to its end
-        self._watch(kv.store, kv.prefetch, kv.tick)
+        self._moving: dict[int, Any] = {}  # command id -> store or fetch
+        self._watch(kv.store, kv.prefetch, kv.executor.submit, kv.executor.poll)
 
-    def _watch(self, store: Any, prefetch: Any, tick: Any) -> None:
+    def _watch(self, store: Any, prefetch: Any, submit: Any, poll: Any) -> None:
         def watched_store(tokens: Any, slots: Any, tree: int, **options: Any) -> Any:
             ticket = store(tokens, slots, tree, **options)
             if ticket is not None:
@@ -105,20 +106,27 @@ class MemoryAudit:
                 self._learn(list(tokens[: options.get("limit")]), found.handle.slices())
             return found
 
-        def watched_tick() -> Any:
-            ended = tick()
-            for command, completion in ended:
-                if command.command_id in self._stores:
-                    self._learn(self._stores.pop(command.command_id), command.chunks)
-                if kind := _KINDS.get(type(command).__name__):
-                    self._compare(kind, command.chunks[: completion.num_ok])
-            return ended
+        def watched_submit(command: Any) -> None:
+            submit(command)
+            if type(command).__name__ in _KINDS:
+                self._moving[command.command_id] = command
 
-        self._kv.store, self._kv.prefetch, self._kv.tick = (
-            watched_store,
-            watched_prefetch,
-            watched_tick,
-        )
+        def watched_poll(*args: Any) -> Any:
+            # Not later: once the planner has heard, it may give the extents to others.
+            completions = poll(*args)
+            for completion in completions:
+                command = self._moving.pop(completion.command_id, None)
+                if command is not None:
+                    self._ended(command, completion.num_ok)
+            return completions
+
+        self._kv.store, self._kv.prefetch = watched_store, watched_prefetch
+        self._kv.executor.submit, self._kv.executor.poll = watched_submit, watched_poll
+
+    def _ended(self, command: Any, num_ok: int) -> None:
+        if command.command_id in self._stores:
+            self._learn(self._stores.pop(command.command_id), command.chunks)
+        self._compare(_KINDS[type(command).__name__], command.chunks[:num_ok])
 
     def _learn(self, tokens: list[int], chunks: Any) -> None:
         """The tokens of those chunks that lie whole on the path of `tokens`."""
