@@ -8,7 +8,7 @@ VENV := .venvs/dev
 BIN := $(CURDIR)/$(VENV)/bin
 NATIVE_SOURCES := $(shell find csrc -type f)
 PACKAGE_FILES := pyproject.toml $(NATIVE_SOURCES)
-BENCHMARKS = $(filter-out harness engine_process gpu_engine llama log_probs lmcache_lookup replay_traces sglang_engine vllm_engine,$(basename $(notdir $(wildcard benchmarks/*.py))))
+BENCHMARKS = $(basename $(notdir $(shell grep -l '^def main' benchmarks/*.py)))
 FORMATTED_CPP = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 $(VENV)/.ready: .ci/bootstrap pyproject.toml
