@@ -24,19 +24,20 @@ from typing import Any
 
 from engine_process import Times, add, emit_beside, measure, percentile, time_a_loop
 from harness import progress
+from load_shape import (
+    ANSWER_TOKENS,
+    DEVICE_TOKENS,
+    DOCUMENT_TOKENS,
+    FRESH_PROMPTS,
+    FRESH_ROUNDS,
+    FRESH_TOKENS,
+    NUM_DOCUMENTS,
+    NUM_TURNS,
+    NUM_USERS,
+    REUSE_ROUNDS,
+    TURN_TOKENS,
+)
 from sglang_engine import CACHES, Setup, run_alone
-
-NUM_USERS = 32
-NUM_DOCUMENTS = 8
-DOCUMENT_TOKENS = 4096
-TURN_TOKENS = 512
-ANSWER_TOKENS = 32
-NUM_TURNS = 5  # the first of them uncounted
-REUSE_ROUNDS = 3
-DEVICE_TOKENS = 30_000  # a quarter of 8 documents and 32 users' turns
-FRESH_PROMPTS = 32
-FRESH_TOKENS = 4096
-FRESH_ROUNDS = 4
 
 
 @dataclass

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
@@ -24,13 +24,13 @@ from statistics import median
 import numpy as np
 import remotes
 from harness import emit, interleave, progress
+from remotes import run
 
 from radixkv.commands import (
     CHUNK_DTYPE,
     NO_EXTENT,
     ChunkArray,
     Clear,
-    Command,
     Fetch,
     Load,
     Spill,
@@ -83,21 +83,6 @@ def make_chunks(executor: Executor, num_chunks: int, generation: int = 1) -> Chu
     chunks["num_tokens"] = chunks["count"] = executor.chunk_tokens
     chunks["num_units"] = units
     return chunks
-
-
-def run(executor: Executor, commands: Sequence[Command]) -> float:
-    """Seconds from the first submit to the last completion."""
-    begun = time.perf_counter()
-    for command in commands:
-        executor.submit(command)
-    left = len(commands)
-    while left:
-        for completion in executor.poll():
-            assert completion.status == 0, completion
-            left -= 1
-        if left:
-            executor.wait(60)
-    return time.perf_counter() - begun
 
 
 def slots_by_chunk(seed: int) -> np.ndarray:

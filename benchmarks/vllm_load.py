@@ -26,19 +26,21 @@ from typing import Any
 
 from engine_process import Times, add, emit_beside, measure, percentile, time_a_loop
 from harness import progress
+from load_shape import (
+    ANSWER_TOKENS,
+    DEVICE_TOKENS,
+    DOCUMENT_TOKENS,
+    FRESH_PROMPTS,
+    FRESH_ROUNDS,
+    FRESH_TOKENS,
+    NUM_DOCUMENTS,
+    NUM_TURNS,
+    NUM_USERS,
+    REUSE_ROUNDS,
+    TURN_TOKENS,
+)
 from vllm_engine import CONNECTORS, Engine, Setup, run_alone
 
-NUM_USERS = 32
-NUM_DOCUMENTS = 8
-DOCUMENT_TOKENS = 4096
-TURN_TOKENS = 512
-ANSWER_TOKENS = 32
-NUM_TURNS = 5  # the first of them uncounted
-REUSE_ROUNDS = 3
-DEVICE_TOKENS = 30_000  # a quarter of 8 documents and 32 users' turns
-FRESH_PROMPTS = 32
-FRESH_TOKENS = 4096
-FRESH_ROUNDS = 4
 NUM_DECODING = 128
 DECODING_TOKENS = 128  # of each prompt, and as many of its answer
 NUM_STEPS = 60  # of a round

@@ -10,6 +10,7 @@ import pytest
 from prompts import Workload
 from workload_run import (
     Run,
+    check_kv,
     check_nothing_is_held,
     check_outputs,
     check_sums,
@@ -51,7 +52,8 @@ def run(
     config = dataclasses.replace(
         config,
         engine=f"sglang-{version}",
-        environment={"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": str(EVERY)},
+        environment=config.environment
+        | {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": str(EVERY)},
     )
     return run_workload(config, list(workload.batches())[::3])
 
@@ -65,6 +67,10 @@ def test_many_were_retracted_and_many_were_not(run: Run) -> None:
 
 def test_every_answer_is_that_of_a_run_without_cache(run: Run) -> None:
     check_outputs(run)
+
+
+def test_every_row_of_kv_is_that_of_a_run_without_cache(run: Run) -> None:
+    check_kv(run.batches[-1].state)
 
 
 def test_prompts_came_from_below_the_device(run: Run) -> None:

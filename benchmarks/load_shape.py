@@ -1,0 +1,13 @@
+"""How many users an engine is loaded with, and how much they ask: the same for all engines."""
+
+NUM_USERS = 32
+NUM_DOCUMENTS = 8
+DOCUMENT_TOKENS = 4096
+TURN_TOKENS = 512
+ANSWER_TOKENS = 32
+NUM_TURNS = 5  # the first of them uncounted
+REUSE_ROUNDS = 3
+DEVICE_TOKENS = 30_000  # a quarter of 8 documents and 32 users' turns
+FRESH_PROMPTS = 32
+FRESH_TOKENS = 4096
+FRESH_ROUNDS = 4
