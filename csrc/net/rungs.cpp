@@ -29,7 +29,8 @@ std::string_view rung_value(std::span<const Token> tokens) {
 std::size_t read_rung(const ObjectShape& shape, std::string_view value,
                       std::span<const Token> wanted, std::vector<Token>* chunk) {
   const std::size_t num_tokens = value.size() / sizeof(Token);
-  if (value.size() % sizeof(Token) != 0 || num_tokens > shape.chunk_tokens) return 0;
+  const bool is_whole = num_tokens > 0 && value.size() % sizeof(Token) == 0;
+  if (!is_whole || num_tokens > shape.chunk_tokens) return 0;
   chunk->resize(num_tokens);
   std::memcpy(chunk->data(), value.data(), value.size());
   return static_cast<std::size_t>(std::ranges::mismatch(*chunk, wanted).in1 - chunk->begin());
