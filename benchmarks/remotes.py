@@ -23,6 +23,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+import redis
 from harness import emit, interleave, progress
 
 from radixkv.commands import CHUNK_DTYPE, NO_EXTENT, ChunkArray, Command, Get, Lookup, Put, Store
@@ -133,15 +134,25 @@ def stored_chunks(
 
 
 class BulkCase:
-    """Puts and gets all chunks over one kind of socket, each time under other keys."""
+    """Puts and gets all chunks over one kind of socket, each time under other keys.
 
-    def __init__(self, executor: Executor, chunks: ChunkArray) -> None:
+    `make_room` empties the server; a maxmemory might drop what was put just now.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        chunks: ChunkArray,
+        make_room: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._make_room = make_room
         self._executor = executor
         self._chunks = np.split(chunks, len(chunks) // CHUNKS_PER_COMMAND)
         self._tokens = np.arange(CHUNKS_PER_COMMAND * CHUNK_TOKENS, dtype=np.uint32)
         self._key = bytes(16)
 
     def put(self) -> float:
+        self._make_room()
         self._key = next(command_ids).to_bytes(16, "little")
         return self._rate(Put)
 
@@ -188,12 +199,12 @@ def _tcp_pair() -> tuple[socket.socket, socket.socket]:
 
 
 def measure_bulk(tcp_url: str, unix_url: str) -> None:
-    # A server forgets what was put before, lest it fill up.
     with (
         stored_chunks(LAYOUT, CHUNK_TOKENS, NUM_CHUNKS, tcp_url) as over_tcp,
         stored_chunks(LAYOUT, CHUNK_TOKENS, NUM_CHUNKS, unix_url) as over_unix,
     ):
-        tcp, unix = BulkCase(*over_tcp), BulkCase(*over_unix)
+        make_room = redis.Redis.from_url(tcp_url).flushall
+        tcp, unix = BulkCase(*over_tcp, make_room), BulkCase(*over_unix, make_room)
         rates = interleave(
             {
                 "socket": plain_socket(socket.AF_INET),
