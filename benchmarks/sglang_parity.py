@@ -32,13 +32,13 @@ MISPLACES = "RADIXKV_BENCH_MISPLACES"
 def misplace_loads() -> None:
     """Makes the cache of this process load into slots half the device away."""
     from radixkv import KVCache
-    from sglang_ext import radix_cache
+    from sglang_ext.pool import engine_slots
 
     load = KVCache.load
 
     def misplaced(cache: KVCache, handle: Any, slots: Any, first_token: int = 0) -> Any:
         others = (slots.owner + DEVICE_TOKENS // 2) % DEVICE_TOKENS
-        return load(cache, handle, radix_cache._engine_slots(others), first_token)
+        return load(cache, handle, engine_slots(others), first_token)
 
     KVCache.load = misplaced  # type: ignore[method-assign]
 
