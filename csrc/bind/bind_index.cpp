@@ -11,6 +11,7 @@
 #include <string>
 
 #include "bind/arrays.h"
+#include "bind/index_arguments.h"
 #include "bind/parts.h"
 #include "bind/remote_parts.h"
 #include "bind/shared_index.h"
@@ -21,30 +22,6 @@ namespace radixkv::bind {
 namespace {
 
 using namespace pybind11::literals;
-
-Tier parse_tier(const std::string& name) {
-  if (name == "memory") return Tier::kMemory;
-  if (name == "disk") return Tier::kDisk;
-  throw py::value_error("tier: expected 'memory' or 'disk', got '" + name + "'");
-}
-
-std::uint64_t parse_count(const char* name, std::int64_t count) {
-  if (count < 0) {
-    throw py::value_error(std::string(name) + ": expected at least 0, got " +
-                          std::to_string(count));
-  }
-  return static_cast<std::uint64_t>(count);
-}
-
-NamespaceDigest parse_digest(const py::bytes& digest) {
-  const auto text = static_cast<std::string_view>(digest);
-  NamespaceDigest result;
-  if (text.size() != result.size()) {
-    throw py::value_error("digest: expected 16 bytes, got " + std::to_string(text.size()));
-  }
-  std::copy(text.begin(), text.end(), result.begin());
-  return result;
-}
 
 // Capacity of a tier in units; None has no end.
 std::uint32_t parse_units(const char* name, std::optional<std::int64_t> num_bytes,

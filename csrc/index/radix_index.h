@@ -23,7 +23,6 @@
 
 #include <array>
 #include <cstdint>
-#include <cstring>
 #include <deque>
 #include <optional>
 #include <span>
@@ -38,104 +37,12 @@
 #include "index/chunk_table.h"
 #include "index/event_log.h"
 #include "index/extent_allocator.h"
+#include "index/index_values.h"
 #include "index/leaf_queue.h"
 #include "index/token_tree.h"
 #include "index/tokens.h"
 
 namespace radixkv {
-
-using NamespaceId = std::uint32_t;  // the root of the namespace's tree
-using NamespaceDigest = std::array<std::uint8_t, 16>;
-
-// A digest's bytes are as good as random.
-struct DigestHash {
-  std::size_t operator()(const NamespaceDigest& digest) const {
-    std::size_t result;
-    std::memcpy(&result, digest.data(), sizeof result);
-    return result;
-  }
-};
-
-// Capacity, in units, of a tier that has no end.
-inline constexpr std::uint32_t kEndless = 0xFFFFFFF0u;
-
-struct IndexConfig {
-  std::uint32_t chunk_tokens = 64;
-  std::int64_t token_bytes = 1;
-  std::int64_t unit_bytes = 4096;
-  std::array<std::uint32_t, kNumTiers> num_units = {0, 0};  // capacity of each tier
-  std::uint32_t tail_slack = 4;
-  const EvictionPolicy* policy = &kLru;
-};
-
-// What a match found. It pins nothing: the chunks may be gone a call later.
-struct Match {
-  std::uint32_t num_tokens = 0;         // longest prefix that is ready, each chunk on some tier
-  std::uint32_t num_memory_tokens = 0;  // longest prefix that is ready in memory
-  ChunkId last = kNoChunk;              // the chunk that holds the last of `num_tokens`
-  std::uint32_t generation = 0;         // of `last`
-};
-
-// A match that stays. Made by acquire(), ended by release().
-struct Pin {
-  std::uint32_t num_tokens = 0;
-  ChunkId last = kNoChunk;
-};
-
-// What could be reserved, parents first, and how many units the rest would have needed.
-struct Reservation {
-  std::vector<ChunkRef> chunks;
-  std::uint64_t missing_units = 0;
-};
-
-// A run of chunks of one path to write to disk, with their tokens one after the other.
-struct SpillReservation {
-  std::vector<ChunkRef> chunks;
-  std::vector<Token> tokens;
-  NamespaceDigest digest = {};
-  std::uint64_t missing_units = 0;
-};
-
-// Chunks of one path to write to a remote tier, with their tokens one after the other.
-struct PutReservation {
-  std::vector<ChunkRef> chunks;
-  std::vector<Token> tokens;
-  Digest parent_key = {};  // of the chunk before the first
-};
-
-struct TierStats {
-  std::uint64_t ready_chunks = 0;
-  std::uint64_t writing_chunks = 0;
-  std::uint64_t used_units = 0;  // with those in limbo
-  std::uint64_t total_units = 0;
-  std::uint64_t limbo_extents = 0;
-  std::uint64_t uses = 0;
-  std::uint64_t evicted_chunks = 0;  // the rest counts since the start
-  std::uint64_t failed_chunks = 0;
-};
-
-struct IndexStats {
-  std::uint64_t chunks = 0;
-  std::uint64_t nodes = 0;  // with one root for each namespace
-  std::uint64_t tokens = 0;
-  std::uint64_t pins = 0;
-  std::uint64_t spill_queue = 0;
-  std::uint64_t dropped_chunks = 0;  // since the start
-  std::array<TierStats, kNumTiers> tiers;
-};
-
-// Chunks that a disk held when it was opened. All spans have one entry a chunk, `tokens` has theirs
-// one after the other. A parent comes before its children; -1 is the root of the chunk's namespace.
-struct RestoredChunks {
-  std::span<const std::int64_t> parent_index;
-  std::span<const std::uint16_t> num_tokens;
-  std::span<const Token> tokens;
-  std::span<const std::uint32_t> disk_offset;
-  std::span<const std::uint16_t> num_units;
-  std::span<const std::int32_t> namespace_index;
-  std::span<const NamespaceDigest> digests;
-  std::span<const std::uint64_t> time;
-};
 
 class RadixIndex {
  public:
