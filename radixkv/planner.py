@@ -45,7 +45,9 @@ from radixkv.tiers.disk import RestoredChunks, spill_window_bytes, units_that_fi
 SlotSource = Callable[[int, int], EngineSlots]
 """Engine slots of the prompt's positions first … last − 1. Shape (last − first,), int64."""
 
+# One command to disk: of large chunks so many, of small ones as many as that is worth writing.
 _SPILL_CHUNKS = 16
+_SPILL_BYTES = 16 << 20
 _FIRST_PAUSE_US = 1_000_000
 _LAST_PAUSE_US = 60_000_000
 _WAITING_SHARE = 8  # a part of memory in so many may wait to be written to a remote server
@@ -85,6 +87,8 @@ class Planner:
         self._max_store_tokens = max_store_tokens
         self._has_disk = disk_units > 0
         self._spill_window_bytes = spill_window_bytes(memory_units * self._unit_bytes)
+        chunk_bytes = layout.token_bytes * config.chunk_tokens
+        self._max_spill_chunks = max(_SPILL_CHUNKS, _SPILL_BYTES // chunk_bytes)
         self.index = RadixIndex(
             chunk_tokens=config.chunk_tokens,
             token_bytes=layout.token_bytes,
@@ -350,7 +354,9 @@ class Planner:
     def _plan_spills(self) -> None:
         """Copy to disk what memory has and the disk lacks, ahead of eviction."""
         while self._disk_serves and self._spill_bytes_inflight < self._spill_window_bytes:
-            chunks, tokens, namespace, missing_units = self.index.reserve_spill(_SPILL_CHUNKS)
+            chunks, tokens, namespace, missing_units = self.index.reserve_spill(
+                self._max_spill_chunks
+            )
             if len(chunks):
                 self._ledger.issue(
                     Spill(self._ledger.next_id(), chunks, tokens, namespace, self.next_sequence)
@@ -368,5 +374,6 @@ class Planner:
 
 def _count(command: Command, completion: Completion) -> tuple[int, int]:
     """Tokens done, and not."""
-    counts = command.chunks["count"]
-    return int(counts[: completion.num_ok].sum()), int(counts[completion.num_ok :].sum())
+    counts, num_ok = command.chunks["count"], completion.num_ok
+    num_failed = int(counts[num_ok:].sum()) if num_ok < len(counts) else 0
+    return int(counts[:num_ok].sum()), num_failed

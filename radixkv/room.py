@@ -32,7 +32,7 @@ def reserve(
         chunks, missing_units = attempt()
         if missing_units and evict(index, "memory", missing_units):
             more, missing_units = attempt()
-            chunks = np.concatenate([chunks, more])
+            chunks = np.concatenate([chunks, more]) if len(chunks) else more
     return chunks, missing_units
 
 

@@ -275,6 +275,7 @@ class RadixIndex {
   bool has_only_child_unready(ChunkId id) const;
   void queue_spill_with_all_below(ChunkId id);
   std::vector<ChunkId> spill_chain(ChunkId id) const;
+  bool is_on(const std::vector<ChunkId>& run, ChunkId id) const;
   std::vector<ChunkId> pop_spill_run(std::size_t max_chunks);
   const NamespaceDigest& digest_of(ChunkId id) const;
   void append_tokens(ChunkId id, std::vector<Token>& out) const;

@@ -54,6 +54,12 @@ std::vector<ChunkId> RadixIndex::spill_chain(ChunkId id) const {
   return chain;
 }
 
+// Whether the chunk is one of a path's, of which `run` is a part without gaps.
+bool RadixIndex::is_on(const std::vector<ChunkId>& run, ChunkId id) const {
+  const std::uint32_t at = chunks_[id].span - chunks_[run.front()].span;
+  return at < run.size() && run[at] == id;
+}
+
 // Pops chunks of one path from the queue, parents first.
 std::vector<ChunkId> RadixIndex::pop_spill_run(std::size_t max_chunks) {
   std::vector<ChunkId> run;
@@ -61,8 +67,7 @@ std::vector<ChunkId> RadixIndex::pop_spill_run(std::size_t max_chunks) {
     const auto [id, generation] = spill_queue_.front();
     if (run.empty()) {
       if (chunks_.is_current(id, generation)) run = spill_chain(id);
-    } else if (chunks_.is_current(id, generation) && can_spill(id) &&
-               std::find(run.begin(), run.end(), id) == run.end()) {
+    } else if (chunks_.is_current(id, generation) && can_spill(id) && !is_on(run, id)) {
       if (chunks_[id].parent != run.back()) break;
       run.push_back(id);
     }
