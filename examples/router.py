@@ -12,7 +12,6 @@ from pathlib import Path
 
 from radixkv import RadixIndex
 from radixkv.commands import Tokens
-from radixkv.events import take_events
 from radixkv.follower import Follower
 from radixkv.replay import Trace, read_trace
 
@@ -53,8 +52,7 @@ class Router:
     def choose(self, tokens: Tokens) -> Replica:
         """The longest match; of replicas that match as much, the one that has served less."""
         for replica, follower in zip(self.replicas, self.followers, strict=True):
-            for event in take_events(replica.index):
-                follower.apply(event)
+            follower.follow(replica.index)
         matches = [follower.match(tokens).num_memory_tokens for follower in self.followers]
         return max(
             zip(matches, self.replicas, strict=True), key=lambda one: (one[0], -one[1].num_tokens)

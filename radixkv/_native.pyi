@@ -9,6 +9,7 @@ import numpy.typing
 import typing
 
 __all__: list[str] = [
+    "ChunkFollower",
     "CommandKind",
     "DiskInspection",
     "DiskOptions",
@@ -310,6 +311,23 @@ class RadixIndex:
     def chunk_tokens(self) -> int: ...
     @property
     def unit_bytes(self) -> int: ...
+
+class ChunkFollower:
+    """
+    What an index keeps, by its events alone.
+    """
+    def __init__(self, chunk_tokens: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+    def __len__(self) -> int: ...
+    def apply(self, events: numpy.ndarray, tokens: numpy.typing.NDArray[numpy.uint32]) -> None:
+        """
+        Takes in events as `RadixIndex.take_events` gives them, with their tokens.
+        """
+    def match(
+        self, tokens: typing.Any, namespace: typing.SupportsInt | typing.SupportsIndex = 0
+    ) -> tuple[int, int]:
+        """
+        (tokens of the longest prefix that is kept on any tier, and in memory)
+        """
 
 class RedisEndpoint:
     ca_file: str

@@ -8,6 +8,7 @@ import random
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from index_stories import make_index, spill_all, tokens
 
 from radixkv import RadixIndex
+from radixkv._native import ChunkFollower
 from radixkv.events import ChunkRemoved, ChunkStored, take_events
 from radixkv.follower import EventGapError, Follower
 
@@ -26,8 +28,7 @@ def make_followed(memory_chunks: int = 100, disk_chunks: int = 0) -> RadixIndex:
 
 
 def follow(index: RadixIndex, follower: Follower) -> None:
-    for event in take_events(index):
-        follower.apply(event)
+    follower.follow(index)
 
 
 def test_a_stored_prompt_is_told_chunk_by_chunk():
@@ -89,6 +90,40 @@ def test_lost_events_are_noticed():
 
     with pytest.raises(EventGapError, match="expected event 3, got 4"):
         follow(index, follower)
+
+
+def test_events_from_afar_do_what_the_index_itself_does():
+    index, here, afar = make_followed(), Follower(chunk_tokens=2), Follower(chunk_tokens=2)
+    index.insert(tokens("aabbc"))
+    index.insert(tokens("aabbdd"))
+    index.evict_units("memory", 1)
+    events = list(take_events(index))
+    for event in events[:2]:
+        afar.apply(event)
+    afar.apply(*events[2:])
+    here.apply(*events)
+
+    assert afar.last_sequence == here.last_sequence == len(events)
+    assert len(afar) == len(here) == index.stats().chunks
+    for text in ("aabbc", "aabbdd", "aab", "ax", ""):
+        found = index.match(tokens(text))
+        wanted = (found.num_tokens, found.num_memory_tokens)
+        assert afar.match(tokens(text)) == here.match(tokens(text)) == wanted
+
+
+def test_what_an_event_says_of_its_tokens_is_not_believed():
+    index, follower = make_followed(), Follower(chunk_tokens=2)
+    index.insert(tokens("aab"))
+    stored = list(take_events(index))
+    longer = replace(stored[0], tokens=tokens("aaa").astype(np.uint32))
+
+    with pytest.raises(ValueError, match="expected 1 … 2 tokens for each chunk, got 3"):
+        follower.apply(longer)
+
+
+def test_only_arrays_of_events_are_taken_in():
+    with pytest.raises(TypeError, match="events: expected an array of EVENT_DTYPE, got int64"):
+        ChunkFollower(64).apply(np.zeros(3, np.int64), np.zeros(0, np.uint32))
 
 
 @pytest.mark.parametrize("seed", range(8))
