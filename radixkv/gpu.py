@@ -88,6 +88,7 @@ class GpuCopies:
         self._num_slots = engine.num_slots
         self._pool_address = pool_address
         self._unit_bytes = unit_bytes
+        paths = self._cuda.Path.__members__
         place = self._cuda.EngineLayout(
             engine.addresses,
             engine.strides_bytes,
@@ -102,7 +103,7 @@ class GpuCopies:
         self._transfer = self._cuda.CudaTransfer(
             place,
             device=engine.device,
-            path=None if options.path == "auto" else self._cuda.Path[options.path.upper()],
+            path=None if options.path == "auto" else paths[options.path.upper()],
             max_blocks=options.max_blocks,
             max_tokens=max(2 * _MAX_JOINED_TOKENS, engine.num_slots),  # no load has more
         )
