@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -11,11 +12,12 @@ from typing import Any
 
 import engine_process
 from engine_process import Times
+from harness import progress
 from llama import LLAMA_8B, Shape, write_config, write_weights
 
 BLOCK = 16
 MEMORY_GIB = 32
-_SETTLE_TIMEOUT_S = 30.0
+_SETTLE_TIMEOUT_S = 120.0  # a slow disk may have gigabytes to take
 _STEPS_AHEAD = 4  # more than vLLM schedules ahead
 _OURS = {"memory": {"size": f"{MEMORY_GIB}GiB"}, "prefetch": {"deadline": "60s"}}
 CONNECTORS: dict[str, dict[str, Any] | None] = {
@@ -178,6 +180,8 @@ class Engine:
         deadline = time.monotonic() + _SETTLE_TIMEOUT_S
         while self.has_work_left() and time.monotonic() < deadline:
             self.step()
+        if self.has_work_left():
+            progress(f"  not settled after {_SETTLE_TIMEOUT_S:.0f} s: {self.describe()}")
         time.sleep(1)  # of other connectors it is not known when they are done
         self.ask([2] * (BLOCK // 2))
 
@@ -189,6 +193,18 @@ class Engine:
     def fetched_tokens(self) -> int:
         """Tokens that radixkv's disk brought so far."""
         return int(self._planner.counters.fetched)
+
+    def describe(self) -> str:
+        """What radixkv planned, did and measured so far, but what is 0; for a person to read."""
+        from vllm.distributed.kv_transfer import get_kv_transfer_group
+
+        planner = self._planner
+        facts: dict[str, object] = dataclasses.asdict(planner.counters) | planner.levels()
+        facts["commands_under_way"] = len(planner.pending_ids)
+        kinds = dataclasses.asdict(get_kv_transfer_group().worker.executor.stats())
+        for kind, stats in kinds.items():
+            facts |= {f"{kind}.{name}": value for name, value in stats.items()}
+        return ", ".join(f"{name} {_short(value)}" for name, value in facts.items() if value)
 
     @property
     def scheduler(self) -> Any:
@@ -206,6 +222,10 @@ class Engine:
 
     def close(self) -> None:
         self._engine.engine_core.shutdown()
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def run_alone(connector: str, setup: Setup, run: Callable[[Engine], Times]) -> None:
