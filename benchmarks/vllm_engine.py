@@ -224,6 +224,22 @@ class Engine:
         self._engine.engine_core.shutdown()
 
 
+def fetch_always() -> None:
+    """Makes the planner of this process bring from disk what the GPU would compute sooner, too.
+
+    Such a GPU computes more KV a second than a disk gives, and radixkv leaves the disk alone where
+    it knows that; a planner that knows of no rates does not.
+    """
+    from radixkv import Planner, Rates
+
+    apply = Planner.apply
+
+    def without_rates(planner: Planner, record: Any) -> Any:
+        return apply(planner, dataclasses.replace(record, rates=Rates()))
+
+    Planner.apply = without_rates  # type: ignore[method-assign]
+
+
 def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 

@@ -15,7 +15,6 @@ up keys and values in any order.)
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 from typing import Any
 
@@ -23,7 +22,7 @@ from engine_process import Times, measure
 from harness import progress
 from llama import LLAMA_1B
 from log_probs import ALLOWED, NUM_ASKED, LogProbs, differences, draw_prompts, judge
-from vllm_engine import BLOCK, Engine, Setup, run_alone
+from vllm_engine import BLOCK, Engine, Setup, fetch_always, run_alone
 
 NUM_PROMPTS = 16
 PROMPT_TOKENS = 125 * BLOCK + 1  # all but the last are found, on the device as elsewhere
@@ -42,22 +41,6 @@ def misplace_loads() -> None:
         return load(planner, handle, first, (slots + DEVICE_TOKENS // 2) % DEVICE_TOKENS)
 
     Planner.load = misplaced  # type: ignore[method-assign]
-
-
-def fetch_always() -> None:
-    """Makes the planner of this process bring from disk what the GPU would compute sooner, too.
-
-    A model this small computes more KV a second than a disk gives, and radixkv leaves the disk
-    alone where it knows that; a planner that knows of no rates does not.
-    """
-    from radixkv import Planner, Rates
-
-    apply = Planner.apply
-
-    def without_rates(planner: Planner, record: Any) -> Any:
-        return apply(planner, dataclasses.replace(record, rates=Rates()))
-
-    Planner.apply = without_rates  # type: ignore[method-assign]
 
 
 class Bench:

@@ -21,7 +21,7 @@ import time
 
 from engine_process import Times, emit_beside, measure
 from harness import progress
-from vllm_engine import BLOCK, CONNECTORS, Engine, Setup, run_alone
+from vllm_engine import BLOCK, CONNECTORS, Engine, Setup, fetch_always, run_alone
 
 LENGTHS = (8192, 32768, 65536, 100_000)
 STALL_LENGTH = 32768
@@ -79,7 +79,7 @@ class Bench:
         return times
 
     def from_disk(self, prompts: dict[int, list[int]]) -> Times:
-        time.sleep(10)  # what was written last is still being synced
+        self._engine.settle()  # the disk is behind the memory
         self._engine.forget_in_memory()
         times: Times = {}
         for length, prompt in prompts.items():
@@ -116,6 +116,7 @@ def main() -> None:
     parser.add_argument("--only", choices=CONNECTORS, help="measure this one, and print its values")
     only = parser.parse_args().only
     if only:
+        fetch_always()
         run_alone(only, Setup(DEVICE_TOKENS), lambda engine: Bench(only, engine).run())
         return
     values = {connector: measure(connector) for connector in CONNECTORS}
