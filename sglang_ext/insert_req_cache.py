@@ -38,7 +38,7 @@ class InsertReqKVCache(UnifiedKVCache):
     def init_load_back(self, params: Any) -> tuple[torch.Tensor, int]:
         """As `UnifiedKVCache.init_load_back`; gives the slots themselves."""
         req = params.req
-        loaded = self._load(params, len(req.prefix_indices))
+        loaded = self._load_promised(params, len(req.prefix_indices))
         if loaded is None:
             return torch.empty((0,), dtype=torch.int64, device=self.device), req.last_node
         return loaded

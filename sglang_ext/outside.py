@@ -59,8 +59,9 @@ class LoadUnderWay:
 class OutsideDevice(HiCacheSurface):
     """One rank's KV outside the device, as the tree cache that it is mixed into needs it.
 
-    That tree cache locks nodes (`_hold`, `_let_go`), says who reads what a load brings (`_reads`)
-    and what becomes of it if the load fails (`_load_failed`).
+    That tree cache locks nodes (`_hold`, `_let_go`), puts slots under load into its tree (`_load`),
+    says who reads what a load brings (`_reads`) and what becomes of it if the load fails
+    (`_load_failed`).
     """
 
     def __init__(self) -> None:
@@ -105,6 +106,15 @@ class OutsideDevice(HiCacheSurface):
         raise NotImplementedError
 
     def _let_go(self, hold: Any) -> None:
+        raise NotImplementedError
+
+    def _load(
+        self, state: RequestState, first: int, params: Any
+    ) -> tuple[torch.Tensor, Any] | None:
+        """Slots under load from position `first` on, and their node in the device's tree.
+
+        None where memory or the device lacks room. `params` are those of `init_load_back`.
+        """
         raise NotImplementedError
 
     def _reads(self, req: Any, load: Any) -> bool:
@@ -185,6 +195,20 @@ class OutsideDevice(HiCacheSurface):
             state.prefetch = None
 
     # --- a request is admitted
+
+    def _load_promised(self, params: Any, first: int) -> tuple[torch.Tensor, Any] | None:
+        """What the last match promised beyond the first tokens, which the device has.
+
+        All of it or nothing: SGLang counts on what it is told now, and takes no part of it.
+        """
+        req, num_tokens = params.req, params.host_hit_length
+        state = state_of(req)
+        loaded = None if state is None else self._load(state, first, params)
+        if state is None or loaded is None:
+            req.host_hit_length = req.storage_hit_length = 0
+            return None
+        self._account(req, state, first, num_tokens)
+        return loaded
 
     def _begin_load(
         self, state: RequestState, first: int, num_tokens: int

@@ -77,27 +77,17 @@ class RadixKVCache(OutsideDevice, RadixCache):  # type: ignore[misc]
     # --- a request is admitted
 
     def init_load_back(self, params: Any) -> tuple[torch.Tensor, TreeNode]:
-        """Take slots and begin to load what the last match promised beyond the device hit.
-
-        All of it or nothing: after this call SGLang counts on it, and takes no part of it.
-        """
-        req = params.req
-        state = state_of(req)
-        parent = params.best_match_node
-        first = len(req.prefix_indices)
-        loaded = None
-        if state is not None:
-            loaded = self._load(state, parent, first, params.host_hit_length)
-        if state is None or loaded is None:
-            req.host_hit_length = req.storage_hit_length = 0
-            return torch.empty((0,), dtype=torch.int64, device=self.device), parent
-        self._account(req, state, first, params.host_hit_length)
+        """Take slots and begin to load what the last match promised beyond the device hit."""
+        loaded = self._load_promised(params, len(params.req.prefix_indices))
+        if loaded is None:
+            nothing = torch.empty((0,), dtype=torch.int64, device=self.device)
+            return nothing, params.best_match_node
         return loaded
 
     def _load(
-        self, state: RequestState, parent: TreeNode, first: int, num_tokens: int
+        self, state: RequestState, first: int, params: Any
     ) -> tuple[torch.Tensor, TreeNode] | None:
-        """Slots under load and their tree node; None where memory or the device lacks room."""
+        parent, num_tokens = params.best_match_node, params.host_hit_length
         rest = state.key[first : first + num_tokens]
         if rest.child_key(self.page_size) in parent.children:
             return None  # another request has loaded or computed it meanwhile

@@ -111,30 +111,14 @@ class UnifiedKVCache(OutsideDevice, UnifiedRadixCache):  # type: ignore[misc]
     # --- a request is admitted
 
     def init_load_back(self, params: Any) -> tuple[int, int]:
-        """Take slots and begin to load what the last match promised beyond the device hit.
-
-        All of it or nothing: after this call SGLang counts on it, and takes no part of it.
-        """
-        loaded = self._load(params, params.req.prefix_len)
+        """Take slots and begin to load what the last match promised beyond the device hit."""
+        loaded = self._load_promised(params, params.req.prefix_len)
         return (0, params.req.last_node) if loaded is None else (len(loaded[0]), loaded[1])
 
-    def _load(self, params: Any, first: int) -> tuple[torch.Tensor, int] | None:
-        """Slots under load and their tree node; None where memory or the device lacks room."""
-        req = params.req
-        state = state_of(req)
-        loaded = None
-        if state is not None:
-            key = state.key[: first + params.host_hit_length]
-            loaded = self._load_key(state, key, first, params)
-        if state is None or loaded is None:
-            req.host_hit_length = req.storage_hit_length = 0
-            return None
-        self._account(req, state, first, params.host_hit_length)
-        return loaded
-
-    def _load_key(
-        self, state: RequestState, key: Any, first: int, params: Any
+    def _load(
+        self, state: RequestState, first: int, params: Any
     ) -> tuple[torch.Tensor, int] | None:
+        key = state.key[: first + params.host_hit_length]
         on_device = self._match_tree(MatchPrefixParams(key=key))
         if self._device_tokens(on_device) != first:
             return None  # another request has loaded or computed it meanwhile
