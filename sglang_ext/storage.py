@@ -1,4 +1,4 @@
-"""radixkv's memory and disk as a storage backend of SGLang's HiCache (`dynamic`, interface v1).
+"""radixkv's tiers as a storage backend of SGLang's HiCache (`dynamic`, interface v1).
 
 For those who keep HiCache's host tier. HiCache names pages by a hash over all tokens up to their
 end, and hands out no tokens. So each page is kept by itself, as a short sequence of its own whose
@@ -19,7 +19,9 @@ import hashlib
 import json
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -36,11 +38,12 @@ from radixkv import (
     Namespace,
     RankGroup,
     Ticket,
+    TierError,
     UnsupportedError,
 )
 from sglang_ext.host_pool import HostPoolMemory, describe_host_pool
 from sglang_ext.identity import engine_namespace, new_weights
-from sglang_ext.support import check_storage
+from sglang_ext.support import check_page_size, check_storage
 
 _WAIT_S = 60.0  # for one call of HiCache's; a page that takes longer is a miss
 _TICK_S = 0.05
@@ -73,14 +76,10 @@ class RadixKVStorage(HiCacheStorage):  # type: ignore[misc]
             TierError: A tier could not be opened.
         """
         super().register_mem_pool_host(mem_pool_host)
-        self._page_size: int = mem_pool_host.page_size
-        if self._page_size < _WORDS:
-            raise UnsupportedError(
-                f"radixkv: as storage of HiCache it needs --page-size {_WORDS} or more: a page's "
-                "name has to fit into its tokens"
-            )
-        self._pool: HostPoolMemory = describe_host_pool(mem_pool_host)
         config = _config_of_rank(self._ranks)
+        self._page_size: int = mem_pool_host.page_size
+        check_page_size(self._page_size, config)
+        self._pool: HostPoolMemory = describe_host_pool(mem_pool_host)
         self._namespace = _namespace(self._ranks, self._pool.layout, config)
         self._kv = KVCache(
             self._pool.layout, config, namespace=self._namespace, engine=self._pool.memory
@@ -104,12 +103,15 @@ class RadixKVStorage(HiCacheStorage):  # type: ignore[misc]
     # --- what HiCache asks
 
     def batch_exists(self, keys: Sequence[str], extra_info: Any = None) -> int:
-        """How many of these pages, from the first on, are kept."""
+        """How many of these pages, from the first on, are kept.
+
+        What only a remote server has is brought into memory on the way: HiCache asks for what it is
+        going to load.
+        """
+        pages = [self._tokens(key) for key in keys]
         with self._changed:
-            for number, key in enumerate(keys):
-                if not self._is_kept(self._tokens(key)):
-                    return number
-        return len(keys)
+            num_kept = self._count_kept(pages[:1])  # of a prompt that is new, one page is asked for
+            return num_kept and num_kept + self._count_kept(pages[1:])
 
     def exists(self, key: str) -> bool:
         """Whether a page is kept."""
@@ -137,12 +139,8 @@ class RadixKVStorage(HiCacheStorage):  # type: ignore[misc]
         """Copy pages into the host pool; whether each is there. Arguments as for `batch_set_v1`."""
         pages = self._pages(keys, host_indices)
         with self._changed:
-            fetches = [self._kv.prefetch(tokens, self._tree) for tokens, _ in pages]
-            self._wait(lambda: all(fetch is None or fetch.done for fetch in fetches))
-            tickets = [self._load(tokens, slots) for tokens, slots in pages]
-            for fetch in fetches:
-                if fetch is not None:
-                    self._kv.end_prefetch(fetch)
+            with self._in_memory([tokens for tokens, _ in pages]):
+                tickets = [self._load(tokens, slots) for tokens, slots in pages]
             self._wait(lambda: all(ticket is None or ticket.done for ticket in tickets))
             return [self._is_loaded(ticket) for ticket in tickets]
 
@@ -187,6 +185,23 @@ class RadixKVStorage(HiCacheStorage):  # type: ignore[misc]
     def _is_kept(self, tokens: PageTokens) -> bool:
         return self._kv.match(tokens, self._tree).num_tokens == self._page_size
 
+    def _count_kept(self, pages: Sequence[PageTokens]) -> int:
+        """How many, from the first on, are kept or come from a server."""
+        with self._in_memory([tokens for tokens in pages if not self._is_kept(tokens)]):
+            return len(list(takewhile(self._is_kept, pages)))
+
+    @contextmanager
+    def _in_memory(self, pages: Sequence[PageTokens]) -> Iterator[None]:
+        """Has brought what disk and servers have of these pages, and pins it."""
+        begun = [self._kv.prefetch(tokens, self._tree) for tokens in pages]
+        fetches = [fetch for fetch in begun if fetch is not None]
+        try:
+            self._wait(lambda: all(fetch.done for fetch in fetches))
+            yield
+        finally:
+            for fetch in fetches:
+                self._kv.end_prefetch(fetch)
+
     def _load(self, tokens: PageTokens, slots: NDArray[np.int64]) -> Ticket | None:
         with self._kv.acquire(tokens, self._tree) as handle:
             if handle.num_memory_tokens < self._page_size:
@@ -229,15 +244,20 @@ class RadixKVStorage(HiCacheStorage):  # type: ignore[misc]
     set = batch_get = batch_set = get
 
 
-_WORDS = 8  # uint32 words of a SHA-256
-
-
 def _config_of_rank(ranks: Any) -> CacheConfig:
-    """A share of the host's memory and disk, in a folder of its own."""
+    """A share of the host's memory and disk, in a folder of its own.
+
+    Raises:
+        TierError: The folder for all ranks is not there and could not be made.
+    """
     size = ranks.tp_size * ranks.pp_size
     config = CacheConfig.from_environment().for_rank(size)
     if config.disk_path is None or size == 1:
         return config
+    try:
+        config.disk_path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise TierError("disk", "open", f"{error}; make the folder or change disk.path") from error
     folder = config.disk_path / f"tp{ranks.tp_rank}-pp{ranks.pp_rank}"
     return dataclasses.replace(config, disk_path=folder)
 

@@ -10,10 +10,13 @@ from typing import Any
 
 from packaging.version import Version
 
-from radixkv import UnsupportedError
+from radixkv import CacheConfig, UnsupportedError
 
 # The releases of SGLang whose cache API the adapter was written for, first and last.
 RELEASES = ("0.5.15", "0.5.23")
+
+_NAME_TOKENS = 8  # of a page's name, a SHA-256 as uint32
+_LEAST_SHARE = 4  # servers are asked for a part of a chunk, one in so many, or for more
 
 _REPLACED = {
     "enable_hierarchical_cache": "--enable-hierarchical-cache",
@@ -67,6 +70,25 @@ def check_storage(config: Any) -> None:
     for field in ("attn_cp_size", "dcp_size"):
         if getattr(config, field, 1) > 1:
             _refuse(f"the storage backend does not serve context parallelism ({field})")
+
+
+def check_page_size(page_size: int, config: CacheConfig) -> None:
+    """Refuse pages of HiCache's that are too short for their name, or for servers to be asked.
+
+    Raises:
+        UnsupportedError: Names the least size that is served.
+    """
+    if page_size < _NAME_TOKENS:
+        _refuse(
+            f"the storage backend needs --page-size {_NAME_TOKENS} or more: a page's name has to "
+            "fit into its tokens"
+        )
+    least = config.chunk_tokens // _LEAST_SHARE
+    if config.remotes and page_size < least:
+        _refuse(
+            f"the storage backend needs --page-size {least} or more over `remotes`, or smaller "
+            "`chunk_tokens`: servers are asked for a quarter of a chunk or more"
+        )
 
 
 def check_arguments(args: Any) -> None:

@@ -1,7 +1,8 @@
 """Runs inside an engine's environment: tries what radixkv refuses, and prints what was said.
 
 Reads a list of command lines from stdin. Writes one JSON object: what each command line was
-answered with, each kind of model or memory pool, and each release.
+answered with, each kind of model or memory pool, each way to be HiCache's storage, and each
+release.
 """
 
 from __future__ import annotations
@@ -43,6 +44,31 @@ def build_context(pool_type: type, **changes: Any) -> Any:
     return SimpleNamespace(**context | {"server_args": SimpleNamespace(device="cpu")} | changes)
 
 
+def storages() -> dict[str, str]:
+    """What is said to each configuration of HiCache's storage, and to each size of a page."""
+    from radixkv import CacheConfig
+    from sglang_ext.support import check_page_size, check_storage
+
+    plain = {"extra_config": {"interface_v1": 1}, "is_mla_model": False, "tp_size": 1}
+    changes: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "two ranks": {"tp_size": 2},
+        "interface v0": {"extra_config": None},
+        "MLA on two ranks": {"is_mla_model": True, "tp_size": 2},
+        "pages of several sizes of TP": {"tp_lcm_size": 4},
+        "split heads": {"should_split_heads": True},
+        "attention on two context ranks": {"attn_cp_size": 2},
+        "decoding on two context ranks": {"dcp_size": 2},
+    }
+    remote = CacheConfig.from_mapping({"remotes": ["unix:///nowhere"]})
+    return {
+        name: said(check_storage, SimpleNamespace(**plain | more)) for name, more in changes.items()
+    } | {
+        "pages of 4": said(check_page_size, 4, CacheConfig()),
+        "pages of 8 over a remote server": said(check_page_size, 8, remote),
+    }
+
+
 def main() -> None:
     load_plugins()
     from sglang_ext.support import check_model, check_release
@@ -62,7 +88,8 @@ def main() -> None:
     }
     models = {name: said(check_model, context) for name, context in contexts.items()}
     releases = {name: said(check_release, name) for name in ("0.5.14", "0.5.24", "0.6.0")}
-    print(json.dumps({"arguments": arguments, "models": models, "releases": releases}))
+    answers = {"arguments": arguments, "models": models, "releases": releases}
+    print(json.dumps(answers | {"storages": storages()}))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -139,6 +139,11 @@ class Generation:
         )
 
 
+def outputs(answers: Iterable[Generation]) -> list[list[int]]:
+    """The new tokens of each."""
+    return [answer.output_ids for answer in answers]
+
+
 def write_radixkv_config(
     folder: Path,
     *,
@@ -213,6 +218,7 @@ class SGLangServer:
         *,
         extra_key: str | None = None,
         cache_salt: str | None = None,
+        session_params: dict[str, Any] | None = None,
         timeout_s: float = CALL_TIMEOUT_S,
     ) -> list[Generation]:
         """Greedy continuations of a batch, sent as one call; the scheduler sees them together."""
@@ -220,6 +226,8 @@ class SGLangServer:
         for name, value in (("extra_key", extra_key), ("cache_salt", cache_salt)):
             if value is not None:
                 body[name] = [value] * len(prompts)
+        if session_params is not None:
+            body["session_params"] = session_params
         answers = self.call("POST", "/generate", body, timeout_s)
         return [Generation.from_answer(answer) for answer in answers]
 
@@ -265,11 +273,12 @@ class SGLangServer:
         return states
 
     def wait_until_idle(self, timeout_s: float = CALL_TIMEOUT_S) -> list[dict[str, Any]]:
-        """Probes until no rank has a request, nor its cache a transfer in flight."""
+        """Probes until no rank has a request, nor radixkv a transfer in flight."""
         deadline = time.monotonic() + timeout_s
         while True:
             states = self.probe()
-            num_in_flight = sum(state.get("radixkv", {}).get("in_flight", 0) for state in states)
+            ours = [state.get(place, {}) for state in states for place in ("radixkv", "storage")]
+            num_in_flight = sum(ours_at.get("in_flight", 0) for ours_at in ours)
             if all(state["idle"] for state in states) and num_in_flight == 0:
                 return states
             if time.monotonic() > deadline:

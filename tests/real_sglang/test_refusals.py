@@ -58,7 +58,7 @@ def said(version: str, models: dict[str, Path]) -> dict[str, Any]:
     by_flag = {
         line.removeprefix(common).strip(): text for line, text in answers["arguments"].items()
     }
-    return {"flags": by_flag} | {key: answers[key] for key in ("models", "releases")}
+    return {**answers, "flags": by_flag}
 
 
 def test_the_flag_alone_is_accepted(said: dict[str, Any]) -> None:
@@ -94,6 +94,32 @@ def test_a_model_that_is_not_served_is_named(said: dict[str, Any], model: str, w
 @pytest.mark.parametrize("pool", ["MHATokenToKVPool", "MLATokenToKVPool"])
 def test_plain_attention_is_served(said: dict[str, Any], pool: str) -> None:
     assert said["models"][pool] == "accepted"
+
+
+@pytest.mark.parametrize(
+    ("storage", "words"),
+    [
+        ("interface v0", '"interface_v1": 1'),
+        ("MLA on two ranks", "joint latents (MLA) under tensor parallelism"),
+        ("pages of several sizes of TP", "between sizes of tensor parallelism"),
+        ("split heads", "between sizes of tensor parallelism"),
+        ("attention on two context ranks", "context parallelism (attn_cp_size)"),
+        ("decoding on two context ranks", "context parallelism (dcp_size)"),
+        ("pages of 4", "--page-size 8 or more"),
+        ("pages of 8 over a remote server", "--page-size 16 or more"),
+    ],
+)
+def test_storage_of_hicache_that_is_not_served_is_named(
+    said: dict[str, Any], version: str, storage: str, words: str
+) -> None:
+    if version == "0.5.15":
+        pytest.skip("HiCache is not run with this version")
+    assert said["storages"][storage].startswith("UnsupportedError: ")
+    assert words in said["storages"][storage]
+
+
+def test_plain_storage_of_hicache_is_served(said: dict[str, Any]) -> None:
+    assert said["storages"]["plain"] == said["storages"]["two ranks"] == "accepted"
 
 
 @pytest.mark.parametrize("release", ["0.5.14", "0.5.24", "0.6.0"])

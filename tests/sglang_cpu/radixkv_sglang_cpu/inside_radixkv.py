@@ -22,11 +22,22 @@ LONGEST_DELAY_S = 0.05
 
 
 class TickDigest:
-    """One number for the states of all ticks so far: equal on ranks that agreed in each of them."""
+    """One number for the states of all ticks so far: equal on ranks that agreed in each of them.
 
-    def __init__(self) -> None:
-        self.num_ticks = 0
+    It counts ticks, and how often the ranks waited for each other in them.
+    """
+
+    def __init__(self, cache: Any) -> None:
+        self.num_ticks = self.num_agreements = 0
         self.digest = b""
+        group = cache._kv._group
+        minimum = group.minimum
+
+        def counted(row: Any) -> Any:
+            self.num_agreements += 1
+            return minimum(row)
+
+        group.minimum = counted
 
     def add(self, cache: Any) -> None:
         state = repr(cache._kv.planner.index.state_hash()).encode()
@@ -37,13 +48,14 @@ class TickDigest:
 class RandomFaults:
     """Fails or delays a transfer now and then, from a seeded stream.
 
-    Loads are only delayed: once a request is admitted its load cannot fail without ending it. (They
-    fail where a test says when: `fail_loads_on_demand`.)
+    Below SGLang's tree loads are only delayed: once a request is admitted its load cannot fail
+    without ending it. (They fail where a test says when: `fail_loads_on_demand`.)
     """
 
-    def __init__(self, executor: Any, seed: int) -> None:
+    def __init__(self, executor: Any, seed: int, *, fail_loads: bool) -> None:
         self._executor = executor
         self._rng = random.Random(seed)
+        self._fail_loads = fail_loads
 
     def maybe_inject(self) -> None:
         from radixkv import Fetch, Load, Spill, Store
@@ -51,15 +63,17 @@ class RandomFaults:
         if self._rng.random() > FAULT_PROBABILITY:
             return
         kind = self._rng.choice([Store, Load, Spill, Fetch])
-        fail = kind is not Load and self._rng.random() < 0.5
+        fail = (self._fail_loads or kind is not Load) and self._rng.random() < 0.5
         delay_s = self._rng.uniform(0, LONGEST_DELAY_S)
         self._executor.inject_fault(kind, fail=fail, delay_s=delay_s)
 
 
-def wanted_faults(executor: Any, rank: int) -> RandomFaults | None:
+def wanted_faults(executor: Any, rank: int, *, fail_loads: bool = False) -> RandomFaults | None:
     """The faults that the environment asks for on this rank."""
     wanted_rank, _, seed = os.environ.get(FAULTS_VARIABLE, "").partition(":")
-    return RandomFaults(executor, int(seed)) if wanted_rank == str(rank) else None
+    if wanted_rank != str(rank):
+        return None
+    return RandomFaults(executor, int(seed), fail_loads=fail_loads)
 
 
 def fail_loads_on_demand(kv: Any, request: Path) -> None:
@@ -83,7 +97,7 @@ def is_radixkv(cache: Any) -> bool:
 
 def watch(cache: Any, rank: int) -> TickDigest:
     """Follows the cache's ticks from now on."""
-    digest = TickDigest()
+    digest = TickDigest(cache)
     faults = wanted_faults(cache._kv.executor, rank)
     request = os.environ.get(FAIL_LOAD_VARIABLE)
     if request:
@@ -108,7 +122,7 @@ def storage_of(cache: Any) -> Any:
 
 def watch_storage(storage: Any, rank: int) -> None:
     """Makes transfers of HiCache's storage go wrong from now on, if the environment says so."""
-    faults = wanted_faults(storage._kv.executor, rank)
+    faults = wanted_faults(storage._kv.executor, rank, fail_loads=True)
     if faults is None:
         return
 
@@ -123,10 +137,23 @@ def watch_storage(storage: Any, rank: int) -> None:
     storage.batch_set_v1 = with_fault(storage.batch_set_v1)
 
 
+def describe_storage(storage: Any) -> dict[str, Any]:
+    """What radixkv's planner below HiCache knows."""
+    planner = storage._kv.planner
+    return {
+        "in_flight": len(planner.pending_ids),
+        "pins": planner.index.stats().pins,
+        "counters": dataclasses.asdict(planner.counters),
+    }
+
+
 def describe(cache: Any, digest: TickDigest) -> dict[str, Any]:
-    """What the planner knows, in plain values. Checks the index's invariants on the way."""
+    """What the planner knows, in plain values. Checks the invariants of the index, and those of
+    SGLang's tree where it can."""
     planner = cache._kv.planner
     planner.index.check_invariants()
+    if hasattr(cache, "sanity_check") and not cache.protected_size():  # from 0.5.21 on, when idle
+        cache.sanity_check()
     stats = planner.index.stats()
     tiers = {
         name: {
@@ -147,5 +174,6 @@ def describe(cache: Any, digest: TickDigest) -> dict[str, Any]:
         "counters": dataclasses.asdict(planner.counters),
         "tiers": tiers,
         "num_ticks": digest.num_ticks,
+        "num_agreements": digest.num_agreements,
         "tick_digest": digest.digest.hex(),
     }

@@ -10,7 +10,6 @@ What radixkv itself knows is added by `inside_radixkv.py`, where the tree cache 
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections import Counter
 from pathlib import Path
@@ -81,6 +80,22 @@ def resident_bytes() -> int:
     return num_pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def num_slots_twice(scheduler: Any) -> int:
+    """Slots that are free and in the tree at once, or twice in either: two would write there."""
+    import torch
+
+    cache, allocator = scheduler.tree_cache, scheduler.token_to_kv_pool_allocator
+    if hasattr(allocator, "get_all_free_pages"):  # from 0.5.20 on
+        free_pages = allocator.get_all_free_pages()
+    else:
+        free_pages = torch.cat((allocator.free_pages, allocator.release_pages))
+    in_page = torch.arange(scheduler.page_size)
+    slots = (free_pages[:, None] * scheduler.page_size + in_page).flatten()
+    if cache.evictable_size() + cache.protected_size() > 0:
+        slots = torch.cat((slots, cache.all_values_flatten()))
+    return len(slots) - len(slots.unique())
+
+
 def look_inside(scheduler: Any) -> dict[str, Any]:
     """This rank's state; starts the counts anew."""
     import torch.distributed
@@ -99,6 +114,7 @@ def look_inside(scheduler: Any) -> dict[str, Any]:
         "available_slots": scheduler.token_to_kv_pool_allocator.available_size(),
         "evictable_slots": cache.evictable_size(),
         "protected_slots": cache.protected_size(),
+        "slots_twice": num_slots_twice(scheduler),
         "prefilled_tokens": dict(prefilled_tokens),
         "cache_calls": dict(cache_calls),
     }
@@ -106,7 +122,7 @@ def look_inside(scheduler: Any) -> dict[str, Any]:
         state["radixkv"] = inside_radixkv.describe(cache, scheduler.radixkv_ticks)
     storage = inside_radixkv.storage_of(cache)
     if storage is not None:
-        state["storage"] = dataclasses.asdict(storage._kv.planner.counters)
+        state["storage"] = inside_radixkv.describe_storage(storage)
     state["kv_audit"] = kv_audit.describe()
     prefilled_tokens.clear()
     cache_calls.clear()
