@@ -31,23 +31,29 @@ class Meeting:
 
 
 class ThreadGroup(RankGroup):
-    """One thread's view of the meeting."""
+    """One thread's view of the meeting. Ranks that come to it for different reasons fail."""
 
     size = NUM_RANKS
 
     def __init__(self, meeting: Meeting, rank: int) -> None:
         self._meeting = meeting
         self.rank = rank
+        self.num_rows = 0
 
     def gather(self, value: Value) -> list[Value]:
-        self._meeting.values[self.rank] = value
-        self._meeting.barrier.wait()
-        values = list(self._meeting.values)
-        self._meeting.barrier.wait()
-        return values
+        return self._meet("gather", value)
 
     def minimum(self, row: TickRow) -> TickRow:
-        return np.min(self.gather(row), axis=0)
+        self.num_rows += 1
+        return np.min(self._meet(f"row {self.num_rows} of {row.shape}", row), axis=0)
+
+    def _meet(self, reason: str, value: Value) -> list[Value]:
+        self._meeting.values[self.rank] = reason, value
+        self._meeting.barrier.wait()
+        reasons, values = zip(*self._meeting.values, strict=True)
+        self._meeting.barrier.wait()
+        assert len(set(reasons)) == 1, reasons
+        return list(values)
 
 
 def on_all_ranks(run: Callable[[ThreadGroup], Value]) -> list[Value]:
@@ -90,7 +96,14 @@ def tick_until_idle(cache: KVCache, group: ThreadGroup) -> None:
     """Every rank ticks as often: whether to go on is agreed."""
     while any(group.gather(bool(cache.planner.pending_ids))):
         cache.wait_for_completion(0.01)
-        cache.tick()
+        tick(cache, group)
+
+
+def tick(cache: KVCache, group: ThreadGroup) -> None:
+    """Ranks agree once in a tick, or not at all where nothing is under way on any."""
+    is_busy, num_rows = bool(cache.planner.pending_ids), group.num_rows
+    cache.tick()
+    assert group.num_rows == num_rows + is_busy
 
 
 def misbehave(cache: KVCache, chance: random.Random) -> None:
@@ -130,7 +143,7 @@ def serve(group: ThreadGroup, folder: Path, seed: int) -> list[int]:
                     assert all((a[where[:found]] == rows + group.rank).all() for a in engine.arrays)
             elif action < 0.9:
                 prefetch = cache.prefetch(tokens)
-                cache.tick()
+                tick(cache, group)
                 if prefetch is not None:
                     tick_until_idle(cache, group)
                     cache.end_prefetch(prefetch)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sglang_harness import Generation, SGLangServer
+from sglang_harness import SGLangServer, outputs
 from sglang_models import VOCAB_SIZE
 
 Ids = list[int]
@@ -106,5 +106,4 @@ def random_ids(rng: random.Random, length: int) -> Ids:
 
 
 def answer_all(server: SGLangServer, prompts: Sequence[Ids]) -> list[Ids]:
-    answers: list[Generation] = server.generate(prompts, MAX_NEW_TOKENS, timeout_s=300.0)
-    return [answer.output_ids for answer in answers]
+    return outputs(server.generate(prompts, MAX_NEW_TOKENS, timeout_s=300.0))

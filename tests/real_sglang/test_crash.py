@@ -15,6 +15,7 @@ from sglang_harness import (
     ServerConfig,
     ServerError,
     SGLangServer,
+    outputs,
     write_radixkv_config,
 )
 
@@ -70,7 +71,7 @@ def answer_rightly(server: SGLangServer, prompts: list[Prompt]) -> list[Generati
     if not prompts:
         return []
     answers = server.generate([prompt.ids for prompt in prompts], MAX_NEW_TOKENS)
-    assert [answer.output_ids for answer in answers] == [prompt.expected for prompt in prompts]
+    assert outputs(answers) == [prompt.expected for prompt in prompts]
     return answers
 
 

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 from prompts import Ids, random_ids
-from sglang_harness import Generation, ServerConfig, SGLangServer, write_radixkv_config
+from sglang_harness import (
+    Generation,
+    ServerConfig,
+    SGLangServer,
+    outputs,
+    write_radixkv_config,
+)
 from workload_run import check_nothing_is_held
 
 SHARED_TOKENS = 400
@@ -72,10 +78,6 @@ def server(
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> random.Random:
     return random.Random(request.node.name)
-
-
-def outputs(answers: list[Generation]) -> list[Ids]:
-    return [answer.output_ids for answer in answers]
 
 
 def push_out_of_the_device(server: SGLangServer, rng: random.Random) -> None:

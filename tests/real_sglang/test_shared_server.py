@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from prompts import MAX_NEW_TOKENS, Prompt, Workload
 from redis_server import RedisServer, running_server
-from sglang_harness import Generation, ServerConfig, SGLangServer
+from sglang_harness import Generation, ServerConfig, SGLangServer, outputs
 from workload_run import check_nothing_is_held
 
 ATTENTION = "mha"
@@ -62,7 +62,7 @@ def ask(server: SGLangServer, prompts: list[Prompt]) -> list[Generation]:
     for first in range(0, len(prompts), 8):
         batch = prompts[first : first + 8]
         answers += server.generate([prompt.ids for prompt in batch], MAX_NEW_TOKENS)
-    assert [answer.output_ids for answer in answers] == [prompt.expected for prompt in prompts]
+    assert outputs(answers) == [prompt.expected for prompt in prompts]
     (state,) = server.wait_until_idle()
     check_nothing_is_held(state)
     return answers

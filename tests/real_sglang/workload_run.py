@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from prompts import MAX_NEW_TOKENS, Prompt, Workload
-from sglang_harness import Generation, ServerConfig, SGLangServer, write_radixkv_config
+from sglang_harness import (
+    Generation,
+    ServerConfig,
+    SGLangServer,
+    outputs,
+    write_radixkv_config,
+)
 from sglang_models import KV_BYTES_PER_TOKEN
 
 # How a server is told to write down its KV, or to compare it: see `kv_audit.py`.
@@ -92,7 +98,7 @@ def run_workload(config: ServerConfig, batches: Iterable[list[Prompt]]) -> Run:
 def check_outputs(run: Run) -> None:
     """Every answer is that of a run without cache."""
     expected = [prompt.expected for batch in run.batches for prompt in batch.prompts]
-    assert [answer.output_ids for answer in run.answers] == expected
+    assert outputs(run.answers) == expected
 
 
 def check_kv(state: Mapping[str, Any]) -> None:
@@ -121,9 +127,11 @@ def check_sums(run: Run) -> None:
 
 
 def check_nothing_is_held(state: dict[str, Any]) -> None:
-    """An idle rank has no locked slot, lost none, and radixkv neither pins nor moves anything."""
+    """An idle rank has no locked slot, lost none and has none twice, and radixkv neither pins nor
+    moves anything."""
     radixkv = state["radixkv"]
     assert state["available_slots"] + state["evictable_slots"] == state["total_slots"]
+    assert state["slots_twice"] == 0
     assert state["protected_slots"] == 0
     assert radixkv["pins"] == radixkv["device_transfers"] == 0
     for tier in radixkv["tiers"].values():
