@@ -25,7 +25,6 @@ _REPLACED = {
     "disable_radix_cache": "--disable-radix-cache",
 }
 _NOT_SERVED = {
-    "enable_streaming_session": "--enable-streaming-session",
     "enable_session_radix_cache": "--enable-session-radix-cache",
     "enable_unified_cache_external_linker": "--enable-unified-cache-external-linker",
     "enable_unified_memory": "--enable-unified-memory",
@@ -105,6 +104,11 @@ def check_arguments(args: Any) -> None:
             _refuse(
                 f"{flag} is not served by --radix-cache-backend radixkv; leave out one of the two"
             )
+    if getattr(args, "enable_streaming_session", False) and not _tree_keeps_sessions():
+        _refuse(
+            "--enable-streaming-session is not served by --radix-cache-backend radixkv before "
+            "SGLang 0.5.21; leave out one of the two"
+        )
     if getattr(args, "hicache_storage_backend", None):
         _refuse(
             "--hicache-storage-backend contradicts --radix-cache-backend radixkv, which has tiers "
@@ -130,6 +134,13 @@ def check_arguments(args: Any) -> None:
             _refuse(f"{flag} above 1 is not served by --radix-cache-backend radixkv")
     if getattr(args, "disaggregation_mode", "null") not in (None, "null"):
         _refuse("--disaggregation-mode is not served by --radix-cache-backend radixkv")
+
+
+def _tree_keeps_sessions() -> bool:
+    """Whether SGLang's own tree has the KV of streaming sessions, and not a wrapper around it."""
+    from sglang.srt.mem_cache.base_prefix_cache import BasePrefixCache
+
+    return not hasattr(BasePrefixCache, "cache_finished_req")
 
 
 def check_model(ctx: Any) -> None:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import msgpack
 import pytest
+import zmq
 from prompts import Ids, random_ids
-from sglang_harness import Generation, ServerConfig, SGLangServer, write_radixkv_config
+from sglang_harness import (
+    Generation,
+    ServerConfig,
+    SGLangServer,
+    outputs,
+    write_radixkv_config,
+)
 from sglang_models import write_llama
+from workload_run import check_nothing_is_held
 
 VERSIONS = [
     "0.5.18",
@@ -20,6 +32,8 @@ VERSIONS = [
         for version in ("0.5.15", "0.5.20", "0.5.21", "0.5.22")
     ),
 ]
+# Before, SGLang keeps a streaming session's KV in a wrapper around the tree, and that is refused.
+WITHOUT_SESSIONS = ("0.5.15", "0.5.18", "0.5.20")
 pytestmark = pytest.mark.parametrize("version", VERSIONS, scope="module")
 
 
@@ -30,6 +44,10 @@ def server(
     """A small device, so that prompts come from memory too; metrics are on, and so is sleeping
     while there is no work: every test wakes the server."""
     folder = tmp_path_factory.mktemp("surface")
+    events = {"publisher": "zmq", "endpoint": f"ipc://{folder}/events"}
+    options = ["--enable-metrics", "--sleep-on-idle", "--kv-events-config", json.dumps(events)]
+    if version not in WITHOUT_SESSIONS:
+        options.append("--enable-streaming-session")
     config = ServerConfig(
         engine=f"sglang-{version}",
         model=models["mha"],
@@ -39,7 +57,7 @@ def server(
         overlap=True,
         device_tokens=1500,
         max_running_requests=2,
-        options=("--enable-metrics", "--sleep-on-idle"),
+        options=tuple(options),
     )
     with SGLangServer(config) as running:
         yield running
@@ -50,10 +68,6 @@ def prompts(request: pytest.FixtureRequest) -> list[Ids]:
     """Six prompts that share no prefix with each other nor with those of other tests."""
     rng = random.Random(request.node.name)
     return [random_ids(rng, 400) for _ in range(6)]
-
-
-def outputs(answers: list[Generation]) -> list[Ids]:
-    return [answer.output_ids for answer in answers]
 
 
 def test_every_call_that_we_live_on_arrives(
@@ -94,8 +108,7 @@ def test_an_aborted_batch_leaves_nothing_behind(server: SGLangServer, prompts: l
     abort_while_queued(server, prompts)
     (state,) = server.wait_until_idle()
 
-    assert state["available_slots"] + state["evictable_slots"] == state["total_slots"]
-    assert state["radixkv"]["pins"] == state["radixkv"]["device_transfers"] == 0
+    check_nothing_is_held(state)
     assert outputs(server.generate(prompts)) == outputs(server.generate(prompts))
 
 
@@ -118,6 +131,34 @@ def test_keys_and_salts_do_not_share(
     assert outputs(plain) == outputs(keyed) == outputs(again)
 
 
+def test_a_streaming_session_keeps_its_kv_on_the_device(
+    server: SGLangServer, prompts: list[Ids], version: str
+) -> None:
+    """Others push and pull prompts through memory meanwhile."""
+    if version in WITHOUT_SESSIONS:
+        pytest.skip("refused at start, see test_refusals.py")
+    opened = {"capacity_of_str_len": 1000, "streaming": True}
+    session = server.call("POST", "/open_session", opened)
+    said: Ids = []
+    turns: list[tuple[Ids, Generation]] = []
+    for ids in (prompts[0], prompts[1][:50], prompts[2][:50]):
+        rid = turns[-1][1].rid if turns else None
+        (answer,) = server.generate([ids], session_params={"id": session, "rid": rid})
+        turns.append(([*said, *ids], answer))
+        said += [*ids, *answer.output_ids]
+        server.generate(prompts[3:])
+    server.call("POST", "/close_session", {"session_id": session})
+
+    (state,) = server.wait_until_idle()
+    assert outputs(server.generate([asked for asked, _ in turns], extra_key="alone")) == [
+        answer.output_ids for _, answer in turns
+    ]
+    for (asked, _), (_, answer) in itertools.pairwise(turns):
+        assert answer.device_tokens >= len(asked)
+        assert answer.host_tokens == 0
+    check_nothing_is_held(state)
+
+
 def test_flush_right_after_answers_and_during_spills(
     server: SGLangServer, prompts: list[Ids]
 ) -> None:
@@ -138,6 +179,41 @@ def test_metrics_are_served(server: SGLangServer, prompts: list[Ids]) -> None:
     assert "sglang:hicache_host_total_tokens" in text
     assert "radixkv_stored_total" in text
     assert "radixkv_memory_used_bytes" in text
+
+
+def test_events_tell_what_the_device_has(server: SGLangServer, prompts: list[Ids]) -> None:
+    """Routers follow them: what was loaded is announced as what was computed, and what left too."""
+    blocks: set[int] = set()  # of one token each
+    with zmq.Context() as context, context.socket(zmq.SUB) as events:
+        events.connect(f"ipc://{server.config.log.parent}/events")
+        events.subscribe(b"")
+        while not events.poll(100):  # until the server knows that somebody listens
+            server.flush_cache()
+        computed = server.generate(prompts)
+        loaded = server.generate(prompts)
+        (state,) = server.wait_until_idle()
+        while events.poll(500):
+            follow(msgpack.unpackb(events.recv_multipart()[-1])[1], blocks)
+
+    assert outputs(loaded) == outputs(computed)
+    assert sum(answer.host_tokens for answer in loaded) > 0
+    assert len(blocks) == state["evictable_slots"] > 0
+
+
+def follow(events: list[Any], blocks: set[int]) -> None:
+    """Takes in a batch of events: lists, from some release on maps."""
+    for event in events:
+        named = isinstance(event, dict)
+        kind = event["type"] if named else event[0]
+        if kind == "AllBlocksCleared":
+            blocks.clear()
+            continue
+        hashes = event["block_hashes"] if named else event[1]
+        if kind == "BlockStored":
+            blocks.update(hashes)
+        else:
+            assert kind == "BlockRemoved"
+            blocks.difference_update(hashes)
 
 
 def test_new_weights_do_not_get_the_old_ones_kv(
