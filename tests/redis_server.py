@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import redis
+from wire import Wire
 
 from radixkv.config import CacheConfig
 
@@ -35,9 +36,12 @@ class RedisServer:
     Args:
         folder: For its socket and its log.
         options: More words for its command line, such as ("--maxmemory", "1mb").
+        wire: Where there is one, its port is at the far end, for all but `client`.
     """
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, wire: Wire | None = None) -> None:
+        self._wire = wire
+        self._address = "127.0.0.1" if wire is None else wire.far_address
         self.socket = folder / "redis.sock"
         self.port = free_port()
         self._folder = folder
@@ -52,7 +56,7 @@ class RedisServer:
 
     @property
     def tcp_url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}"
+        return f"redis://{self._address}:{self.port}"
 
     @property
     def client(self) -> redis.Redis:
@@ -66,21 +70,16 @@ class RedisServer:
     def start(self) -> None:
         program = shutil.which("redis-server")
         assert program, "the tests need redis-server (Debian, Ubuntu: apt-get install redis-server)"
-        words = [program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
-        words += [
-            "--appendonly",
-            "no",
-            "--unixsocket",
-            str(self.socket),
-            "--dir",
-            str(self._folder),
-        ]
+        words = [program, "--port", str(self.port), "--bind", self._address, "--save", ""]
+        words += ["--appendonly", "no", "--unixsocket", str(self.socket)]
+        words += ["--dir", str(self._folder), *self._options]
+        # That of a wire is nobody else's.
+        words += [] if self._wire is None else ["--protected-mode", "no"]
         # A sanitizer's runtime is for this process alone.
         environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*words, *self._options], stdout=log, stderr=log, env=environment
-            )
+            command = words if self._wire is None else self._wire.at_far_end(words)
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         deadline = time.monotonic() + START_TIMEOUT_S
         while b"Ready to accept connections" not in self._log.read_bytes():
             assert self._process.poll() is None, self._log.read_text()

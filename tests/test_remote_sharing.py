@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from redis_server import RedisServer, running_server
+from remote_host import Host
 from test_cache import CHUNK, NUM_SLOTS
-from test_remote import Host
 
 from radixkv.index import RadixIndex
 

@@ -1,0 +1,64 @@
+"""How long calls take on a thread that must not wait, less the time that it waited for a CPU."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+Value = TypeVar("Value")
+
+# Unlike os.pread it keeps the GIL: to give it away and wait for it again would be part of the call.
+_pread = ctypes.PyDLL(None).pread
+
+
+class CallTimer:
+    """Makes calls on one thread, and keeps the longest time that one took.
+
+    What counts is time in which the call ran or waited for something, a lock, the network: on a
+    busy machine the kernel also lets it wait for a CPU, which it says in `schedstat`. Where other
+    threads run Python, a call may wait for one that has the GIL and waits for a CPU.
+
+    Args:
+        others: Native ids of threads that run Python beside this one, and that end after this.
+
+    Attributes:
+        longest_s: The longest so far.
+        longest_name: What was called then.
+    """
+
+    def __init__(self, others: Iterable[int] = ()) -> None:
+        self.longest_s = 0.0
+        self.longest_name = ""
+        self._thread_id = threading.get_native_id()
+        self._schedstats = [
+            os.open(f"/proc/self/task/{thread_id}/schedstat", os.O_RDONLY)
+            for thread_id in (self._thread_id, *others)
+        ]
+        self._text = ctypes.create_string_buffer(128)
+
+    def __call__(self, name: str, call: Callable[[], Value]) -> Value:
+        begun_s = self._now_s()
+        try:
+            return call()
+        finally:
+            took_s = self._now_s() - begun_s
+            if took_s > self.longest_s:
+                self.longest_s, self.longest_name = took_s, name
+
+    def close(self) -> None:
+        """The end of it."""
+        while self._schedstats:
+            os.close(self._schedstats.pop())
+
+    def _now_s(self) -> float:
+        """Time, less what has been waited for a CPU so far."""
+        assert threading.get_native_id() == self._thread_id
+        waited_ns = 0
+        for schedstat in self._schedstats:
+            _pread(schedstat, self._text, len(self._text), 0)
+            waited_ns += int(self._text.value.split()[1])
+        return time.monotonic() - waited_ns / 1e9
