@@ -1,6 +1,5 @@
 #include "net/socket.h"
 
-#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -11,7 +10,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <memory>
+
+#include "net/resolve.h"
 
 namespace radixkv {
 namespace {
@@ -53,18 +53,12 @@ void Socket::connect_unix(const std::string& path) {
 }
 
 void Socket::connect_tcp(const RedisEndpoint& endpoint) {
-  addrinfo hints{};
-  hints.ai_socktype = SOCK_STREAM;
-  addrinfo* found = nullptr;
-  const std::string port = std::to_string(endpoint.port);
-  const int error = getaddrinfo(endpoint.host.c_str(), port.c_str(), &hints, &found);
-  if (error != 0) {
-    throw NetFailure(NetFailure::Kind::kRefused, endpoint.host + ": " + gai_strerror(error));
-  }
-  const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> addresses(found, &freeaddrinfo);
-  for (const addrinfo* address = found; address != nullptr; address = address->ai_next) {
+  const Addresses addresses =
+      resolve(endpoint.host, endpoint.port, wake_fd_, Stream::Clock::now() + timeout_);
+  const std::string name = endpoint.host + ":" + std::to_string(endpoint.port);
+  for (const addrinfo* address = addresses.get(); address != nullptr; address = address->ai_next) {
     try {
-      connect_to(address->ai_addr, address->ai_addrlen, endpoint.host + ":" + port);
+      connect_to(address->ai_addr, address->ai_addrlen, name);
       break;
     } catch (const NetFailure& failure) {
       if (address->ai_next == nullptr || failure.kind() == NetFailure::Kind::kStopped) throw;
@@ -92,8 +86,11 @@ void Socket::connect_to(const sockaddr* address, socklen_t length, const std::st
 }
 
 void Socket::wait(short events) const {
-  const Stream::Clock::time_point until = std::min(deadline_, Stream::Clock::now() + timeout_);
-  pollfd watched[] = {{fd_, events, 0}, {wake_fd_, POLLIN, 0}};
+  wait_for(fd_, events, wake_fd_, std::min(deadline_, Stream::Clock::now() + timeout_));
+}
+
+void wait_for(int fd, short events, int wake_fd, Stream::Clock::time_point until) {
+  pollfd watched[] = {{fd, events, 0}, {wake_fd, POLLIN, 0}};
   for (;;) {
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - Stream::Clock::now());
     const int count = poll(watched, 2, static_cast<int>(std::max<std::int64_t>(0, left.count())));

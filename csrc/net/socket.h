@@ -11,6 +11,10 @@
 
 namespace radixkv {
 
+// Waits until a descriptor can be read (POLLIN) or written (POLLOUT). Throws NetFailure: kStopped
+// once `wake_fd` is readable, kTimeout when time is up.
+void wait_for(int fd, short events, int wake_fd, Stream::Clock::time_point until);
+
 class Socket {
  public:
   // Connects. Throws NetFailure.
@@ -21,7 +25,7 @@ class Socket {
 
   int fd() const { return fd_; }
 
-  // Waits until the socket can be read (POLLIN) or written (POLLOUT). Throws NetFailure.
+  // As wait_for, within the timeout and the deadline.
   void wait(short events) const;
 
   void set_deadline(Stream::Clock::time_point deadline) { deadline_ = deadline; }

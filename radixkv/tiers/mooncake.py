@@ -145,6 +145,8 @@ class MooncakeTier:
         self._writes.drain(drain_s)
         self._closing.set()
         self.cut_off("closing")
+        for lane in (self._reads, self._writes):
+            lane.wake()
         ended = [lane.join(self._url.timeout_s) for lane in (self._reads, self._writes)]
         if all(ended) and self._store is not None:
             self._store.close()
@@ -344,7 +346,7 @@ class _Lane:
     def __init__(self, tier: MooncakeTier, name: str, recover: Callable[[], None] | None) -> None:
         self._tier = tier
         self._recover = recover
-        self._queue: queue.SimpleQueue[RemoteCommand] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[RemoteCommand | None] = queue.SimpleQueue()
         self._late_at: float | None = None  # None: nothing is under way
         self._lock = threading.Lock()
         self._lookup: Lookup | None = None
@@ -364,12 +366,18 @@ class _Lane:
 
     def take_all(self) -> list[RemoteCommand]:
         """What is queued, which is not carried out any more."""
-        taken = []
+        taken: list[RemoteCommand] = []
         while True:
             try:
-                taken.append(self._queue.get_nowait())
+                command = self._queue.get_nowait()
             except queue.Empty:
                 return taken
+            if command is not None:
+                taken.append(command)
+
+    def wake(self) -> None:
+        """Let the thread look at whether it is to go on."""
+        self._queue.put(None)
 
     @property
     def is_late(self) -> bool:
@@ -405,7 +413,8 @@ class _Lane:
                 command = self._queue.get(timeout=_IDLE_CHECK_S)
             except queue.Empty:
                 continue
-            self._carry_out(command)
+            if command is not None:
+                self._carry_out(command)
 
     def _carry_out(self, command: RemoteCommand) -> None:
         self._late_at = time.monotonic() + self._tier.time_for(command)
