@@ -18,6 +18,7 @@ from radixkv.counters import PlannerCounters
 from radixkv.errors import (
     ConfigError,
     HandleClosedError,
+    PinLimitError,
     RadixKVError,
     TierError,
     TierFormatError,
@@ -26,7 +27,7 @@ from radixkv.errors import (
 )
 from radixkv.executor import Executor
 from radixkv.group import RankGroup
-from radixkv.index import Match, PrefixHandle, RadixIndex
+from radixkv.index import Match, PrefixHandle, RadixIndex, SubtreeMark, SubtreeStats
 from radixkv.layout import EngineMemory, KVLayout, describe_arrays
 from radixkv.namespace import Namespace, common_identity, find_model, model_identity
 from radixkv.planner import Planner, SlotSource
@@ -52,6 +53,7 @@ __all__ = [
     "Load",
     "Match",
     "Namespace",
+    "PinLimitError",
     "Planner",
     "PlannerCounters",
     "Prefetch",
@@ -64,6 +66,8 @@ __all__ = [
     "SlotSource",
     "Spill",
     "Store",
+    "SubtreeMark",
+    "SubtreeStats",
     "TickRecord",
     "TickRow",
     "Ticket",

@@ -22,6 +22,8 @@ __all__: list[str] = [
     "PrefixHandle",
     "RadixIndex",
     "RedisEndpoint",
+    "SubtreeMark",
+    "SubtreeStats",
     "TierStats",
     "disk_units_that_fit",
 ]
@@ -98,6 +100,8 @@ class IndexStats:
     @property
     def dropped_chunks(self) -> int: ...
     @property
+    def marks(self) -> int: ...
+    @property
     def memory(self) -> TierStats: ...
     @property
     def nodes(self) -> int: ...
@@ -118,6 +122,7 @@ class RadixIndex:
         disk_bytes: typing.SupportsInt | typing.SupportsIndex,
         tail_slack: typing.SupportsInt | typing.SupportsIndex,
         policy: str,
+        max_pinned: typing.SupportsFloat | typing.SupportsIndex,
     ) -> None: ...
     def acquire(
         self,
@@ -130,6 +135,20 @@ class RadixIndex:
     ) -> PrefixHandle:
         """
         Matches and pins what was found until the handle is closed.
+        """
+    def advance(
+        self, now: typing.SupportsInt | typing.SupportsIndex
+    ) -> tuple[numpy.ndarray, numpy.ndarray]:
+        """
+        Tell the index the time: pins end, and what was not used for its time to live leaves.
+
+        What is pinned or in use stays until then. A time before the last one is ignored.
+
+        Args:
+            now: In the unit of the `time` that other calls are given.
+
+        Returns:
+            The chunks that left memory, and those that left the disk.
         """
     def check_invariants(self) -> None:
         """
@@ -203,6 +222,10 @@ class RadixIndex:
         """
         Reserves and completes at once, evicting as needed. Returns the number of chunks added.
         """
+    def marks(self) -> list[SubtreeMark]:
+        """
+        All that was said about prefixes, in the order in which they were first named.
+        """
     def match(
         self,
         tokens: typing.Any,
@@ -221,6 +244,30 @@ class RadixIndex:
     def parent_key(self, chunks: typing.Any) -> bytes:
         """
         The content key of the chunk before the first of these.
+        """
+    def pin(
+        self,
+        tokens: typing.Any,
+        owner: str,
+        namespace: typing.SupportsInt | typing.SupportsIndex = 0,
+        *,
+        until: typing.SupportsInt | typing.SupportsIndex | None = None,
+    ) -> None:
+        """
+        Keep a subtree from eviction, and what leads to it.
+
+        No quota and no time to live pushes it out either; `drop` and `clear_…` do. What is not kept is not
+        brought back. Several owners may pin the same prefix; one that pins again moves its end. A pinned
+        subtree that comes to have more than `max_pinned` of a tier is evicted like others until it has not.
+
+        Args:
+            tokens: The prefix; none means the whole namespace.
+            owner: Who pins, for `unpin`.
+            namespace: Which tree.
+            until: The pin ends with the first `advance` to this time or later. None: only with `unpin`.
+
+        Raises:
+            PinLimitError: More than `max_pinned` of a tier would be pinned.
         """
     def prefix_key(
         self, handle: PrefixHandle, namespace: typing.SupportsInt | typing.SupportsIndex = 0
@@ -282,6 +329,66 @@ class RadixIndex:
         """
         Puts the chunks of a reopened disk into the index. Parents come before their children.
         """
+    def set_priority(
+        self,
+        tokens: typing.Any,
+        priority: typing.SupportsInt | typing.SupportsIndex | None,
+        namespace: typing.SupportsInt | typing.SupportsIndex = 0,
+    ) -> None:
+        """
+        Say which subtrees leave before others.
+
+        Holds for every chunk whose path begins with `tokens`, kept now or stored later, unless something
+        else is said about a longer prefix of it.
+
+        Args:
+            tokens: The prefix; none means the whole namespace.
+            priority: What has a lower one leaves first; 0 where nothing is said. None takes back.
+            namespace: Which tree.
+        """
+    def set_quota(
+        self,
+        tokens: typing.Any,
+        tier: str,
+        num_bytes: typing.SupportsInt | typing.SupportsIndex | None,
+        namespace: typing.SupportsInt | typing.SupportsIndex = 0,
+    ) -> None:
+        """
+        Limit what a subtree may have of a tier.
+
+        A chunk is charged to the longest prefix of it that has a quota, and to no other. At the limit the
+        subtree's own leaves go first; what does not fit even so is not stored. On disk, what one spill
+        writes may pass the limit until the next; with 0 nothing is spilled.
+
+        Args:
+            tokens: The prefix; none means the whole namespace.
+            tier: "memory" or "disk".
+            num_bytes: Rounded down to whole units. None takes back.
+            namespace: Which tree.
+
+        Raises:
+            ValueError: An argument is out of its range.
+        """
+    def set_time_to_live(
+        self,
+        tokens: typing.Any,
+        time_to_live: typing.SupportsInt | typing.SupportsIndex | None,
+        namespace: typing.SupportsInt | typing.SupportsIndex = 0,
+    ) -> None:
+        """
+        Let a subtree be forgotten where it is not used.
+
+        A chunk that was last used, or stored, at t leaves with the first `advance` to t + time_to_live or
+        later; with leaves first, as in eviction. Arguments as for `set_priority`.
+
+        Args:
+            tokens: The prefix.
+            time_to_live: In the unit of the `time` that other calls are given. None takes back.
+            namespace: Which tree.
+
+        Raises:
+            ValueError: It is negative.
+        """
     def state_hash(self) -> int:
         """
         A digest of all changes so far: equal on replicas that saw the same calls.
@@ -290,6 +397,12 @@ class RadixIndex:
         """
         Counts of now.
         """
+    def subtree_stats(
+        self, tokens: typing.Any, namespace: typing.SupportsInt | typing.SupportsIndex = 0
+    ) -> SubtreeStats:
+        """
+        How much is kept of what begins with `tokens`, and how often it was found. Looks at each chunk.
+        """
     def take_events(self) -> tuple[numpy.ndarray, numpy.ndarray]:
         """
         The events since the last call: (events, tokens), see `radixkv.events`.
@@ -297,6 +410,19 @@ class RadixIndex:
     def touch(self, handle: PrefixHandle, time: typing.SupportsInt | typing.SupportsIndex) -> None:
         """
         Writes an admission's number to the last chunk of the handle.
+        """
+    def unpin(
+        self,
+        tokens: typing.Any,
+        owner: str,
+        namespace: typing.SupportsInt | typing.SupportsIndex = 0,
+    ) -> bool:
+        """
+        Ends an owner's pin of this very prefix; False where there is none.
+        """
+    def unpin_all(self, owner: str) -> int:
+        """
+        Ends all pins of an owner; returns how many there were.
         """
     def use(
         self,
@@ -311,6 +437,86 @@ class RadixIndex:
     def chunk_tokens(self) -> int: ...
     @property
     def unit_bytes(self) -> int: ...
+
+class SubtreeMark:
+    """
+    What was said about a prefix.
+    """
+    @property
+    def digest(self) -> bytes:
+        """
+        The namespace's.
+        """
+    @property
+    def disk_charged_bytes(self) -> int: ...
+    @property
+    def disk_quota_bytes(self) -> int | None: ...
+    @property
+    def memory_charged_bytes(self) -> int:
+        """
+        What the quota is charged for; 0 without one.
+        """
+    @property
+    def memory_quota_bytes(self) -> int | None: ...
+    @property
+    def pins(self) -> dict[str, int | None]:
+        """
+        Owners, and when their pins end; None is never.
+        """
+    @property
+    def priority(self) -> int | None: ...
+    @property
+    def time_to_live(self) -> int | None: ...
+    @property
+    def tokens(self) -> numpy.typing.NDArray[numpy.uint32]:
+        """
+        The prefix. Shape: (n,), uint32.
+        """
+
+class SubtreeStats:
+    """
+    How much of a subtree is kept.
+    """
+    @property
+    def chunks(self) -> int:
+        """
+        Kept on any tier.
+        """
+    @property
+    def disk_bytes(self) -> int:
+        """
+        Extents on disk, with those still being written.
+        """
+    @property
+    def disk_chunks(self) -> int:
+        """
+        Ready on disk.
+        """
+    @property
+    def hits(self) -> int:
+        """
+        Admissions that ended on one of them, after the one that stored it.
+        """
+    @property
+    def last_use(self) -> int:
+        """
+        The youngest admission.
+        """
+    @property
+    def memory_bytes(self) -> int:
+        """
+        Extents in memory, with those still being written.
+        """
+    @property
+    def memory_chunks(self) -> int:
+        """
+        Ready in memory.
+        """
+    @property
+    def tokens(self) -> int:
+        """
+        Of these chunks.
+        """
 
 class ChunkFollower:
     """

@@ -4,6 +4,7 @@
     ├── ConfigError          a setting is unknown, malformed or out of range (also a ValueError)
     ├── UnsupportedError     the engine, model or version is not served; says which and what to do
     ├── HandleClosedError    a handle was used after it was closed
+    ├── PinLimitError        more of a tier would be pinned than may be
     └── TierError            a tier could not be opened or used: tier, operation, reason
         ├── TierLockedError      another process uses the folder
         └── TierFormatError      the folder holds another layout or format version
@@ -27,6 +28,10 @@ class UnsupportedError(RadixKVError):
 
 class HandleClosedError(RadixKVError):
     """A handle was used after it was closed."""
+
+
+class PinLimitError(RadixKVError):
+    """Pinned subtrees would have more of a tier than the index allows."""
 
 
 class TierError(RadixKVError):

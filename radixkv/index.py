@@ -9,6 +9,10 @@ A match may end at any token. What it found may leave at once; `acquire` pins it
 reads or writes a chunk holds a *use* on it, from the call that made it (`reserve`, `use`,
 `reserve_spill`, `reserve_fetch`) to the one that ends it (`complete_…`, `release_uses`).
 
+About a *subtree*, what begins with the same tokens, a caller may say things that hold for all that
+is stored there later too: a priority, a time to live, a quota, pins with an owner and an end. The
+index reads no clock: time is what callers say it is, in whatever unit.
+
 Tokens are contiguous buffers of int32, int64 or uint32, read in place; ids are 0 … 2**32 - 1. One
 outside ends a match, and is a ValueError where it would be kept. Chunks are arrays of
 `CHUNK_DTYPE`.
@@ -21,11 +25,26 @@ tokens, unless `release_gil=False`.
 from __future__ import annotations
 
 from radixkv import _native
-from radixkv._native import IndexStats, Match, PrefixHandle, TierStats
+from radixkv._native import (
+    IndexStats,
+    Match,
+    PrefixHandle,
+    SubtreeMark,
+    SubtreeStats,
+    TierStats,
+)
 from radixkv.config import DEFAULT_POLICY, Policy
 from radixkv.layout import UNIT_ALIGNMENT, UNITS_PER_CHUNK
 
-__all__ = ["IndexStats", "Match", "PrefixHandle", "RadixIndex", "TierStats"]
+__all__ = [
+    "IndexStats",
+    "Match",
+    "PrefixHandle",
+    "RadixIndex",
+    "SubtreeMark",
+    "SubtreeStats",
+    "TierStats",
+]
 
 
 class RadixIndex(_native.RadixIndex):
@@ -39,6 +58,7 @@ class RadixIndex(_native.RadixIndex):
         tail_slack: A tail goes once a ready chunk has all but so many of its tokens.
         unit_bytes: Granularity of extents. By default 1/16 of a full chunk, rounded up to 4 KiB.
         policy: Which chunk leaves first, by name: `radixkv.config.POLICIES`.
+        max_pinned: Share of each tier that pinned subtrees may have, 0 to 1.
 
     Raises:
         ValueError: A value is out of its range.
@@ -53,6 +73,7 @@ class RadixIndex(_native.RadixIndex):
         tail_slack: int = 4,
         unit_bytes: int | None = None,
         policy: Policy = DEFAULT_POLICY,
+        max_pinned: float = 0.5,
     ) -> None:
         if unit_bytes is None:
             share = -(-token_bytes * chunk_tokens // UNITS_PER_CHUNK)
@@ -65,4 +86,5 @@ class RadixIndex(_native.RadixIndex):
             disk_bytes=disk_bytes,
             tail_slack=tail_slack,
             policy=policy,
+            max_pinned=max_pinned,
         )

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from hypothesis.stateful import RuleBasedStateMachine
-from index_model import DISK, LRU, MEMORY, TIERS, IndexModel, ModelChunk, Path
+from index_marks_model import Path
+from index_model import IndexModel
+from index_model_values import DISK, LRU, MEMORY, TIERS, ModelChunk
 
 from radixkv import RadixIndex
 from radixkv._native import PrefixHandle
@@ -15,6 +17,7 @@ from radixkv.commands import NO_EXTENT, ChunkArray
 CHUNK_TOKENS = 4
 SLACK = 1
 CAPACITY = (24, 18)  # chunks in memory, chunks on disk
+UNITS = (CAPACITY[MEMORY], 4 * CAPACITY[DISK])  # a disk has headers for a quarter of its units
 DIGESTS = (bytes(16), b"another model...")
 OFFSET = ("memory_offset", "disk_offset")
 
@@ -49,19 +52,21 @@ class ComparedIndex(RuleBasedStateMachine):
         self.begin()
 
     def begin(self) -> None:
-        # One unit a chunk, whatever its length, so that the model need not know the allocator. A
-        # disk has headers for a quarter of its units.
+        # One unit a chunk, whatever its length, so that the model need not know the allocator.
         self.index = RadixIndex(
             chunk_tokens=CHUNK_TOKENS,
             token_bytes=1,
             unit_bytes=CHUNK_TOKENS,
-            memory_bytes=CAPACITY[MEMORY] * CHUNK_TOKENS,
-            disk_bytes=CAPACITY[DISK] * CHUNK_TOKENS * 4,
+            memory_bytes=UNITS[MEMORY] * CHUNK_TOKENS,
+            disk_bytes=UNITS[DISK] * CHUNK_TOKENS,
             tail_slack=SLACK,
             policy=self.policy.name,
+            max_pinned=0.5,
         )
         self.spaces = [self.index.namespace(digest) for digest in DIGESTS]
-        self.model = IndexModel(CHUNK_TOKENS, SLACK, CAPACITY, self.policy)
+        self.model = IndexModel(
+            CHUNK_TOKENS, SLACK, CAPACITY, self.policy, (UNITS[MEMORY] // 2, UNITS[DISK] // 2)
+        )
         self.handles: list[Held] = []
         self.commands: list[Command] = []
         self.generations: dict[int, int] = {}

@@ -5,82 +5,20 @@ It knows no nodes and no queues: each question is answered by looking at all chu
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
-
-MEMORY, DISK = TIERS = (0, 1)
-ABSENT, WRITING, READY = range(3)
-
-Path = tuple[int, ...]
-
-
-@dataclass(eq=False)
-class ModelChunk:
-    """`path` has the tokens of the whole prompt up to the chunk's end."""
-
-    space: int
-    path: Path
-    start: int
-    id: int
-    generation: int
-    state: list[int] = field(default_factory=lambda: [ABSENT, ABSENT])
-    uses: list[int] = field(default_factory=lambda: [0, 0])
-    offset: list[int | None] = field(default_factory=lambda: [None, None])
-    time: int = 0
-    num_uses: int = 0
-    pins: int = 0
-    dropped: bool = False
-    no_spill: bool = False
-    spill_due: bool = False
-
-    @property
-    def num_tokens(self) -> int:
-        return len(self.path) - self.start
-
-    def kept(self, tier: int) -> bool:
-        return self.state[tier] != ABSENT
-
-    def visible(self, tier: int) -> bool:
-        return self.state[tier] == READY and not self.dropped
-
-
-@dataclass(frozen=True)
-class ModelPolicy:
-    """An order over leaves; `weight` takes a leaf's position and the admissions that found it."""
-
-    name: str
-    weight: Callable[[int, int], int]
-    lightest_first: bool = False
-    is_renewed_by_uses: bool = True
-
-
-def steps(value: int) -> int:
-    return math.floor(4 * math.log2(value) + 1e-9)
-
-
-LRU = ModelPolicy("lru", lambda position, num_uses: 0)
-MODEL_POLICIES = [
+from index_marks_model import Key, ModelMarks, Path
+from index_model_values import (
+    ABSENT,
+    DISK,
     LRU,
-    ModelPolicy("fifo", lambda position, num_uses: 0, is_renewed_by_uses=False),
-    ModelPolicy("lfu", lambda position, num_uses: min(num_uses, 63), lightest_first=True),
-    ModelPolicy("slru", lambda position, num_uses: 8 if num_uses else 0),
-    ModelPolicy("cost", lambda position, num_uses: steps(8 + position // 4096) - 12),
-    ModelPolicy("reuse", lambda position, num_uses: steps(num_uses + 1)),
-]
-
-
-@dataclass(frozen=True)
-class ModelMatch:
-    num_tokens: int
-    last: ModelChunk | None
-
-
-def common(a: Path, b: Path) -> int:
-    length = 0
-    while length < min(len(a), len(b)) and a[length] == b[length]:
-        length += 1
-    return length
+    MEMORY,
+    READY,
+    TIERS,
+    WRITING,
+    ModelChunk,
+    ModelMatch,
+    ModelPolicy,
+    common,
+)
 
 
 class IndexModel:
@@ -90,11 +28,15 @@ class IndexModel:
         slack: int,
         capacity: tuple[int, int],
         policy: ModelPolicy = LRU,
+        most_pinned: tuple[int, int] = (0, 0),
     ) -> None:
         self.chunk_tokens = chunk_tokens
         self.slack = slack
         self.capacity = capacity  # in extents, each of one unit
         self.policy = policy
+        self.most_pinned = most_pinned  # chunks of pinned subtrees
+        self.marks = ModelMarks()
+        self.clock = 0  # of the last advance
         self.now = 0  # the last admission
         self.chunks: dict[tuple[int, Path], ModelChunk] = {}
         self.limbo: list[dict[int, int]] = [{}, {}]  # offset → uses
@@ -175,7 +117,18 @@ class IndexModel:
             for chunk in self.chunks.values()
             for end in range(len(chunk.path))
         }
+        for space, prefix in self.marks.all:
+            prefixes |= {(space, prefix[: end + 1]) for end in range(len(prefix))}
         return len(prefixes)
+
+    def num_records(self) -> int:
+        """Chunks, and the blank ones on the way to a mark."""
+        blank = {
+            (space, prefix[:end])
+            for space, prefix in self.marks.all
+            for end in range(self.chunk_tokens, len(prefix) + 1, self.chunk_tokens)
+        }
+        return len(blank | set(self.chunks))
 
     # --- States ---
 
@@ -313,11 +266,24 @@ class IndexModel:
             if self.end_use(chunk, tier, offset):
                 self.vacate_with_all_below(chunk, tier)
 
-    def pop_leaf(self, tier: int) -> ModelChunk | None:
-        """Takes the chunk that leaves the tier next out of it."""
+    def pop_leaf(self, tier: int, root: Key | None = None) -> ModelChunk | None:
+        """Takes the chunk that leaves the tier next out of it; of those that a quota counts."""
+        leaves = self.leaves(tier)
+        if root is not None:
+            leaves = [one for one in leaves if self.quota_root(one, tier) == root]
+        if root is not None or self.num_pinned(tier) <= self.most_pinned[tier]:
+            leaves = [one for one in leaves if not self.marks.is_pinned(one.space, one.path)]
+        first = min(leaves, key=self.order, default=None)
+        if first is not None:
+            self.evicted[tier] += 1
+            self.vacate(first, tier)
+        return first
+
+    def leaves(self, tier: int) -> list[ModelChunk]:
+        """What no pin of a handle and no use keeps from leaving."""
         kept = [chunk for chunk in self.chunks.values() if chunk.kept(tier)]
         parents = {id(self.parent(chunk)) for chunk in kept}
-        leaves = [
+        return [
             chunk
             for chunk in kept
             if chunk.state[tier] == READY
@@ -325,18 +291,107 @@ class IndexModel:
             and not chunk.uses[tier]
             and not self.is_pinned(chunk)
         ]
-        first = min(leaves, key=self.order, default=None)
-        if first is not None:
-            self.evicted[tier] += 1
-            self.vacate(first, tier)
-        return first
 
     def order(self, leaf: ModelChunk) -> tuple[float, ...]:
         """Least for the leaf that leaves first."""
         weight = self.policy.weight(leaf.start, leaf.num_uses)
         idle = min(self.now - leaf.time, 2**31 - 1) * round(2**32 / 2 ** (weight % 4 / 4))
         idle = 0 if self.policy.lightest_first else idle >> weight // 4
-        return (-idle, weight, leaf.time, -leaf.start, leaf.id)
+        priority = self.marks.priority(leaf.space, leaf.path)
+        return (priority, -idle, weight, leaf.time, -leaf.start, leaf.id)
+
+    # --- Subtrees ---
+
+    def subtree(self, space: int, prefix: Path) -> list[ModelChunk]:
+        return [
+            chunk
+            for chunk in self.chunks.values()
+            if chunk.space == space and chunk.path[: len(prefix)] == prefix
+        ]
+
+    def quota_root(self, chunk: ModelChunk, tier: int) -> Key | None:
+        return self.marks.quota_root(chunk.space, chunk.path, tier)
+
+    def num_pinned(self, tier: int) -> int:
+        return sum(
+            chunk.kept(tier) and self.marks.is_pinned(chunk.space, chunk.path)
+            for chunk in self.chunks.values()
+        )
+
+    def charged(self, root: Key, tier: int) -> int:
+        return sum(
+            chunk.kept(tier) and self.quota_root(chunk, tier) == root
+            for chunk in self.chunks.values()
+        )
+
+    def may_pin(self, space: int, prefix: Path) -> bool:
+        fresh = [
+            chunk
+            for chunk in self.subtree(space, prefix)
+            if not self.marks.is_pinned(chunk.space, chunk.path)
+        ]
+        return all(
+            self.num_pinned(tier) + sum(chunk.kept(tier) for chunk in fresh)
+            <= self.most_pinned[tier]
+            for tier in TIERS
+        )
+
+    def evict_within(self, root: Key, tier: int, num_wanted: int) -> None:
+        quota = self.marks.all[root].quota[tier]
+        assert quota is not None
+        wanted = min(num_wanted, quota)
+        while self.charged(root, tier) + wanted > quota:
+            if self.pop_leaf(tier, root) is None:
+                return
+
+    def evict_for_quotas(self, space: int, paths: list[Path], tier: int, *, fresh: bool) -> None:
+        """Make room for chunks (`fresh`), or come back within the quotas that count them."""
+        roots = [self.marks.quota_root(space, path, tier) for path in paths]
+        for root in [key for key in self.marks.all if key in roots]:
+            self.evict_within(root, tier, roots.count(root) if fresh else 0)
+
+    def within_quotas(self, space: int, paths: list[Path], tier: int) -> list[Path]:
+        """As many of these chunks, from the first, as the quotas have room for."""
+        taken: list[Key] = []
+        for number, path in enumerate(paths):
+            root = self.marks.quota_root(space, path, tier)
+            if root is None:
+                continue
+            taken.append(root)
+            quota = self.marks.all[root].quota[tier]
+            if self.charged(root, tier) + taken.count(root) > (quota or 0):
+                return paths[:number]
+        return paths
+
+    def plan_within_quotas(self, space: int, tokens: Path, tail: bool) -> list[Path]:
+        """As plan_reserve, after those at their limit made room among their own."""
+        wanted = self.plan_reserve(space, tokens, tail)
+        if len(self.within_quotas(space, wanted, MEMORY)) < len(wanted):
+            last = self.match(space, tokens, TIERS).last
+            if last is not None:
+                last.pins += 1
+            self.evict_for_quotas(space, wanted, MEMORY, fresh=True)
+            if last is not None:
+                self.release(last)
+            wanted = self.plan_reserve(space, tokens, tail)
+        return self.within_quotas(space, wanted, MEMORY)
+
+    def advance(self, now: int) -> list[list[int]]:
+        """Ids of the chunks that left each tier."""
+        self.clock = max(self.clock, now)
+        self.marks.end_pins(None, self.clock)
+        left: list[list[int]] = [[], []]
+        for tier in TIERS:
+            while over := [leaf for leaf in self.leaves(tier) if self.is_over(leaf)]:
+                left[tier].append(over[0].id)
+                self.vacate(over[0], tier)
+        return left
+
+    def is_over(self, chunk: ModelChunk) -> bool:
+        time_to_live = self.marks.time_to_live(chunk.space, chunk.path)
+        if time_to_live is None or self.marks.is_pinned(chunk.space, chunk.path):
+            return False
+        return chunk.time + time_to_live <= self.clock
 
     def drop(self, space: int, prefix: Path) -> list[ModelChunk]:
         found = [
@@ -380,7 +435,12 @@ class IndexModel:
             and not chunk.kept(DISK)
             and not chunk.dropped
             and not chunk.no_spill
+            and self.may_be_on_disk(chunk)
         )
+
+    def may_be_on_disk(self, chunk: ModelChunk) -> bool:
+        root = self.quota_root(chunk, DISK)
+        return root is None or self.marks.all[root].quota[DISK] != 0
 
     def waits_for_spill(self) -> list[ModelChunk]:
         """Chunks that a spill with room would have to take."""

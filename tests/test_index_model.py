@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import invariant, precondition, rule, run_state_machine_as_test
-from index_machine import CHUNK_TOKENS, DIGESTS, Command, ComparedIndex, Held, as_array
-from index_model import (
+from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
+from index_machine import CHUNK_TOKENS, DIGESTS, Command, Held, as_array
+from index_marks_machine import MarkRules
+from index_marks_model import Path
+from index_model_values import (
     ABSENT,
     DISK,
     MEMORY,
@@ -17,7 +19,6 @@ from index_model import (
     TIERS,
     ModelChunk,
     ModelPolicy,
-    Path,
 )
 
 steps_done = 0
@@ -27,7 +28,12 @@ steps_done = 0
 numbers = st.integers(0, 2**24 - 1).map(lambda number: number * 0x9E3779B1 % 2**32)
 
 
-class IndexMachine(ComparedIndex):
+class IndexMachine(MarkRules):
+    @initialize(seeds=st.lists(numbers, max_size=12))
+    def fill(self, seeds: list[int]) -> None:
+        for number in seeds:
+            self.store(number)
+
     # --- Matching and holding ---
 
     @rule(number=numbers)
@@ -93,7 +99,7 @@ class IndexMachine(ComparedIndex):
     def reserve(self, number: int, tail: bool) -> None:
         space, tokens = self.prompt(number)
         time = self.now()
-        wanted = self.model.plan_reserve(space, tokens, tail)
+        wanted = self.model.plan_within_quotas(space, tokens, tail)
         room = self.model.free(MEMORY)
         before = self.model.match(space, tokens, TIERS)
         refs, missing = self.index.reserve(
@@ -133,6 +139,8 @@ class IndexMachine(ComparedIndex):
     def insert(self, number: int) -> None:
         space, tokens = self.prompt(number)
         tokens = tokens[: len(tokens) // CHUNK_TOKENS * CHUNK_TOKENS]
+        if self.model.marks.quota_root(space, tokens, MEMORY):
+            return
         wanted = self.model.plan_reserve(space, tokens, True)
         has = self.model.match(space, tokens, (MEMORY,)).num_tokens // CHUNK_TOKENS
         if len(wanted) > self.model.free(MEMORY) or len(wanted) + has < len(tokens) // CHUNK_TOKENS:
@@ -204,6 +212,9 @@ class IndexMachine(ComparedIndex):
             self.model.begin_writing(chunk, DISK, int(ref["disk_offset"]))
             chunk.uses[MEMORY] += 1
             chunk.spill_due = False
+        for space in {chunk.space for chunk in chunks}:
+            paths = [chunk.path for chunk in chunks]
+            self.model.evict_for_quotas(space, paths, DISK, fresh=False)
         self.compare_refs(refs, chunks)
         self.begin_command("spill", refs, chunks)
 
@@ -252,7 +263,7 @@ class IndexMachine(ComparedIndex):
             if not chunk.visible(DISK):
                 break
             wanted.append(chunk)
-        wanted = wanted[:most]
+        wanted = self.within_quotas(wanted[:most])
         room = self.model.free(MEMORY)
         refs, missing = self.index.reserve_fetch(held.handle, max_chunks=most)
         assert len(refs) == min(len(wanted), room)
@@ -262,6 +273,13 @@ class IndexMachine(ComparedIndex):
             chunk.uses[DISK] += 1
         self.compare_refs(refs, wanted[: len(refs)])
         self.begin_command("fetch", refs, wanted[: len(refs)])
+
+    def within_quotas(self, chunks: list[ModelChunk]) -> list[ModelChunk]:
+        if not chunks:
+            return []
+        space, paths = chunks[0].space, [chunk.path for chunk in chunks]
+        self.model.evict_for_quotas(space, paths, MEMORY, fresh=True)
+        return chunks[: len(self.model.within_quotas(space, paths, MEMORY))]
 
     @precondition(lambda self: self.is_running("fetch"))
     @rule(number=numbers, corrupt=st.booleans())
@@ -335,7 +353,7 @@ class IndexMachine(ComparedIndex):
         self.index.check_invariants()
         stats = self.index.stats()
         chunks = list(self.model.chunks.values())
-        assert stats.chunks == len(chunks)
+        assert stats.chunks == self.model.num_records()
         assert stats.tokens == self.model.num_tree_tokens()
         assert stats.pins == len(self.handles)
         assert stats.dropped_chunks == self.model.num_dropped
@@ -374,6 +392,7 @@ class IndexMachine(ComparedIndex):
         for held in self.handles:
             held.handle.close()
         self.index.clear_all()
+        self.take_all_marks_back()
         self.index.check_invariants()
         stats = self.index.stats()
         assert (stats.chunks, stats.tokens, stats.nodes) == (0, 0, len(DIGESTS))

@@ -12,6 +12,7 @@
 
 #include "bind/arrays.h"
 #include "bind/index_arguments.h"
+#include "bind/index_parts.h"
 #include "bind/parts.h"
 #include "bind/remote_parts.h"
 #include "bind/shared_index.h"
@@ -34,7 +35,7 @@ std::uint32_t parse_units(const char* name, std::optional<std::int64_t> num_byte
 IndexPointer make_index(std::uint32_t chunk_tokens, std::int64_t token_bytes,
                         std::int64_t unit_bytes, std::optional<std::int64_t> memory_bytes,
                         std::int64_t disk_bytes, std::uint32_t tail_slack,
-                        const std::string& policy) {
+                        const std::string& policy, double max_pinned) {
   if (unit_bytes < 1) {
     throw py::value_error("unit_bytes: expected at least 1, got " + std::to_string(unit_bytes));
   }
@@ -46,6 +47,7 @@ IndexPointer make_index(std::uint32_t chunk_tokens, std::int64_t token_bytes,
                       parse_units("disk_bytes", disk_bytes, unit_bytes)};
   config.tail_slack = tail_slack;
   config.policy = &find_policy(policy);
+  config.max_pinned = max_pinned;
   return std::make_shared<SharedIndex>(config);
 }
 
@@ -410,6 +412,7 @@ void bind_values(py::module_& module) {
       .def_readonly("nodes", &IndexStats::nodes)
       .def_readonly("tokens", &IndexStats::tokens)
       .def_readonly("pins", &IndexStats::pins)
+      .def_readonly("marks", &IndexStats::marks)
       .def_readonly("spill_queue", &IndexStats::spill_queue)
       .def_readonly("dropped_chunks", &IndexStats::dropped_chunks)
       .def_property_readonly(
@@ -428,7 +431,7 @@ void bind_index(py::module_& module) {
   bind_values(module);
   IndexClass cls(module, "RadixIndex");
   cls.def(py::init(&make_index), "chunk_tokens"_a, "token_bytes"_a, "unit_bytes"_a,
-          "memory_bytes"_a, "disk_bytes"_a, "tail_slack"_a, "policy"_a);
+          "memory_bytes"_a, "disk_bytes"_a, "tail_slack"_a, "policy"_a, "max_pinned"_a);
   bind_reading(cls);
   bind_memory(cls);
   bind_disk(cls);
@@ -437,6 +440,7 @@ void bind_index(py::module_& module) {
   bind_leaving(cls);
   bind_events(cls);
   bind_looking(cls);
+  bind_index_subtrees(module, cls);
 }
 
 }  // namespace radixkv::bind

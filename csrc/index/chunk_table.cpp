@@ -65,6 +65,7 @@ Extent ChunkTable::take(std::uint32_t count) {
     chunks_.resize(needed);
     nodes_.resize(needed, kNoNode);
     states_.resize(needed, 0);
+    if (!groups_.empty()) groups_.resize(needed, 0);
   }
   for (std::uint32_t i = 0; i < run->num_units; ++i) chunks_[run->offset + i].is_alive = true;
   num_chunks_ += run->num_units;
@@ -77,8 +78,21 @@ void ChunkTable::give_back(ChunkId id) {
   chunks_[id].generation = generation;
   nodes_[id] = kNoNode;
   states_[id] = 0;
+  if (!groups_.empty()) groups_[id] = 0;
   ids_.give_back({id, 1});
   --num_chunks_;
+}
+
+void ChunkTable::make_blank(ChunkId id) {
+  const Chunk& last = chunks_[id];
+  Chunk blank;
+  blank.parent = last.parent;
+  blank.generation = last.generation + 1;
+  blank.span = last.span;
+  blank.num_tokens = last.num_tokens;
+  blank.is_alive = true;
+  chunks_[id] = blank;
+  states_[id] = 0;
 }
 
 }  // namespace radixkv

@@ -4,13 +4,16 @@
 //   states   [ r r r r r r w . | r r r … ]      one byte a chunk: all that a match reads
 //   nodes    [ 4 bytes each    |       … ]      what a split writes
 //   chunks   [ 48 bytes each   |       … ]      all else
+//   groups   [ 4 bytes each    |       … ]      the marks that govern them; empty where none does
 //
 // A chunk is (parent chunk, its tokens) and never changes identity. When its slot is freed the
 // generation goes up, so that a command that names the old chunk is refused. Thread safety: reads
 // may run beside each other, a write needs the table alone.
 #pragma once
 
+#include <algorithm>
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -86,6 +89,13 @@ class ChunkTable {
   std::uint8_t state(ChunkId id) const { return states_[id]; }
   bool has(ChunkId id, std::uint8_t bits) const { return (states_[id] & bits) != 0; }
 
+  // The number of the mark that governs the chunk (index/mark_table.h), 0 for none.
+  std::uint32_t group(ChunkId id) const { return groups_.empty() ? 0 : groups_[id]; }
+  void set_group(ChunkId id, std::uint32_t group) { groups_[id] = group; }
+  // From now on chunks may have a group; or all have none again.
+  void use_groups() { groups_.resize(std::max<std::size_t>(chunks_.size(), 1), 0); }
+  void forget_groups() { groups_ = {}; }
+
   // A match may end on it: ready on the tier, and not dropped.
   bool is_visible(ChunkId id, Tier tier) const {
     return (states_[id] & (state::ready(tier) | state::kDropped)) == state::ready(tier);
@@ -108,6 +118,8 @@ class ChunkTable {
   Extent take(std::uint32_t count);
   // Frees a slot; its generation goes up.
   void give_back(ChunkId id);
+  // The chunk is what it was when it was made, but of another generation.
+  void make_blank(ChunkId id);
 
   // True where `id` is a chunk, and the one of that generation.
   bool is_current(ChunkId id, std::uint32_t generation) const {
@@ -126,6 +138,7 @@ class ChunkTable {
   Column<Chunk> chunks_;
   Column<NodeId> nodes_;
   Column<std::uint8_t> states_;
+  Column<std::uint32_t> groups_;
   ExtentAllocator ids_;
 };
 

@@ -5,7 +5,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <span>
+#include <stdexcept>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "core/chunk_key.h"
@@ -37,6 +41,12 @@ struct IndexConfig {
   std::array<std::uint32_t, kNumTiers> num_units = {0, 0};  // capacity of each tier
   std::uint32_t tail_slack = 4;
   const EvictionPolicy* policy = &kLru;
+  double max_pinned = 0.5;  // share of a tier that pinned subtrees may have
+};
+
+// More of a tier would be pinned than may be.
+struct PinLimitError : std::runtime_error {
+  using std::runtime_error::runtime_error;
 };
 
 // What a match found. It pins nothing: the chunks may be gone a call later.
@@ -74,6 +84,32 @@ struct PutReservation {
   Digest parent_key = {};  // of the chunk before the first
 };
 
+// What left the tiers because its time was over.
+struct Expired {
+  std::array<std::vector<ChunkRef>, kNumTiers> chunks;  // by tier, children before their parents
+};
+
+// What a mark says (index/mark_table.h), and where it lies.
+struct MarkValues {
+  NamespaceDigest digest = {};
+  std::vector<Token> prefix;
+  std::optional<std::int32_t> priority;
+  std::optional<std::uint64_t> time_to_live;
+  std::array<std::optional<std::uint64_t>, kNumTiers> quota_units;
+  std::array<std::uint64_t, kNumTiers> charged_units = {0, 0};  // where it has a quota
+  std::vector<std::pair<std::string, std::uint64_t>> pins;      // owner and end, or kForever
+};
+
+// How much of a subtree is kept.
+struct SubtreeStats {
+  std::uint64_t chunks = 0;    // on any tier
+  std::uint64_t tokens = 0;    // of these chunks
+  std::uint64_t hits = 0;      // admissions that ended on one of them, after the one that stored it
+  std::uint64_t last_use = 0;  // the youngest admission
+  std::array<std::uint64_t, kNumTiers> ready_chunks = {0, 0};
+  std::array<std::uint64_t, kNumTiers> units = {0, 0};
+};
+
 struct TierStats {
   std::uint64_t ready_chunks = 0;
   std::uint64_t writing_chunks = 0;
@@ -89,7 +125,8 @@ struct IndexStats {
   std::uint64_t chunks = 0;
   std::uint64_t nodes = 0;  // with one root for each namespace
   std::uint64_t tokens = 0;
-  std::uint64_t pins = 0;
+  std::uint64_t pins = 0;   // of handles
+  std::uint64_t marks = 0;  // prefixes about which something was said
   std::uint64_t spill_queue = 0;
   std::uint64_t dropped_chunks = 0;  // since the start
   std::array<TierStats, kNumTiers> tiers;

@@ -13,7 +13,7 @@ bool LeafQueue::leaves_after(const Entry& a, const Entry& b) {
 
 bool LeafQueue::is_alive(const Entry& entry, std::uint32_t weight) const {
   return chunks_.is_current(entry.id, entry.generation) && chunks_.has(entry.id, queued_) &&
-         this->weight(entry.id) == weight;
+         chunks_.group(entry.id) == group_ && this->weight(entry.id) == weight;
 }
 
 void LeafQueue::insert(ChunkId id) {
@@ -37,13 +37,18 @@ std::uint32_t LeafQueue::choose(std::uint64_t now) const {
   for (std::uint64_t rest = filled_; rest != 0; rest &= rest - 1) {
     const auto weight = static_cast<std::uint32_t>(std::countr_zero(rest));
     const std::uint64_t time = heaps_[weight].front().time;
-    const std::uint64_t idle = idle_for_weight(now > time ? now - time : 0, weight);
+    const std::uint64_t idle = this->idle(now, time, weight);
     if (idle > longest) {
       longest = idle;
       best = weight;
     }
   }
   return best;
+}
+
+// What is lighter leaves first where the policy says so, however long it has been idle.
+std::uint64_t LeafQueue::idle(std::uint64_t now, std::uint64_t time, std::uint32_t weight) const {
+  return policy_.lightest_first ? 0 : idle_for_weight(now > time ? now - time : 0, weight);
 }
 
 void LeafQueue::drop_front(std::uint32_t weight) {
@@ -54,19 +59,51 @@ void LeafQueue::drop_front(std::uint32_t weight) {
   if (heap.empty()) filled_ &= ~(1ull << weight);
 }
 
-ChunkId LeafQueue::pop(std::uint64_t now) {
+// Makes the front of a heap what it says: true, or false where it had to be put right first.
+bool LeafQueue::clean_front(std::uint32_t weight) {
+  const Entry front = heaps_[weight].front();
+  const bool alive = is_alive(front, weight);
+  if (alive && front.time == chunks_[front.id].time) return true;
+  drop_front(weight);
+  if (alive) insert(front.id);
+  return false;
+}
+
+std::optional<LeafQueue::Front> LeafQueue::front(std::uint64_t now) {
   while (filled_ != 0) {
     const std::uint32_t weight = choose(now);
-    const Entry front = heaps_[weight].front();
-    drop_front(weight);
-    if (!is_alive(front, weight)) continue;
-    if (front.time == chunks_[front.id].time) {
-      forget(front.id);
-      return front.id;
+    if (!clean_front(weight)) continue;
+    const Entry& front = heaps_[weight].front();
+    return Front{idle(now, front.time, weight), weight, front.time, front.span, front.id};
+  }
+  return std::nullopt;
+}
+
+void LeafQueue::take(const Front& front) {
+  drop_front(front.weight);
+  forget(front.id);
+}
+
+ChunkId LeafQueue::pop_idle(std::uint64_t time) {
+  for (std::uint32_t weight = 0; weight < kNumWeights; ++weight) {
+    Heap& heap = heaps_[weight];
+    while (!heap.empty() && heap.front().time <= time) {
+      if (!clean_front(weight)) continue;
+      const ChunkId id = heap.front().id;
+      drop_front(weight);
+      forget(id);
+      return id;
     }
-    insert(front.id);
   }
   return kNoChunk;
+}
+
+bool LeafQueue::leaves_before(const Front& a, const Front& b) const {
+  if (a.idle != b.idle) return a.idle > b.idle;
+  if (a.weight != b.weight) return a.weight < b.weight;
+  if (a.time != b.time) return a.time < b.time;
+  if (a.span != b.span) return a.span > b.span;
+  return a.id < b.id;
 }
 
 void LeafQueue::sweep() {

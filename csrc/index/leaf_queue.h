@@ -1,9 +1,10 @@
-// LeafQueue holds the leaves of one tier in the policy's order: a heap for each weight, the oldest
-// in front.
+// LeafQueue holds the leaves of one tier and one group (see MarkTable) in the policy's order: a
+// heap for each weight, the oldest in front.
 //
 // It is lazy: an entry's time may be older than the chunk's, and an entry may outlive its chunk or
-// lie under a weight that the chunk no longer has. Whoever looks checks. That is exact, because a
-// chunk only grows younger and a chunk that grows heavier gets an entry under its weight at once.
+// lie under a weight or in a group that the chunk no longer has. Whoever looks checks. That is
+// exact, because a chunk only grows younger and one that grows heavier, or changes its group, gets
+// an entry there at once.
 // Entries that count for nothing are swept out once they are the majority. Thread safety: one
 // thread.
 #pragma once
@@ -11,6 +12,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "index/chunk_table.h"
@@ -20,14 +22,22 @@ namespace radixkv {
 
 class LeafQueue {
  public:
-  LeafQueue(ChunkTable& chunks, Tier tier, const EvictionPolicy& policy)
-      : chunks_(chunks), policy_(policy), queued_(state::queued(tier)) {}
+  // What leaves first, of one queue.
+  struct Front {
+    std::uint64_t idle;  // for its weight
+    std::uint32_t weight;
+    std::uint64_t time;
+    std::uint32_t span;
+    ChunkId id;
+  };
 
-  // Adds the chunk as it is now, unless it is queued already.
+  LeafQueue(ChunkTable& chunks, Tier tier, std::uint32_t group, const EvictionPolicy& policy)
+      : chunks_(chunks), policy_(policy), group_(group), queued_(state::queued(tier)) {}
+
+  // Adds the chunk as it is now, unless it is queued already. REQUIRES: it is of the group.
   void push(ChunkId id) {
     if (chunks_.has(id, queued_)) return;
     chunks_.state(id) |= queued_;
-    ++num_alive_;
     insert(id);
   }
 
@@ -36,16 +46,21 @@ class LeafQueue {
     if (chunks_.has(id, queued_)) insert(id);
   }
 
-  // The chunk that leaves first as things are now, taken out of the queue; kNoChunk if there is
-  // none. `now`: the number of the last admission.
-  ChunkId pop(std::uint64_t now);
+  // The leaf that leaves first as things are now. `now`: the number of the last admission.
+  std::optional<Front> front(std::uint64_t now);
+
+  // Takes that leaf out. REQUIRES: front() has just given it.
+  void take(const Front& front);
+
+  // Takes out the oldest leaf of any weight that was last used at `time` or before; kNoChunk where
+  // there is none.
+  ChunkId pop_idle(std::uint64_t time);
 
   // The chunk's slot is freed, or it leaves: its entry, if any, is dead from now on.
-  void forget(ChunkId id) {
-    if (!chunks_.has(id, queued_)) return;
-    chunks_.state(id) &= static_cast<std::uint8_t>(~queued_);
-    --num_alive_;
-  }
+  void forget(ChunkId id) { chunks_.state(id) &= static_cast<std::uint8_t>(~queued_); }
+
+  // Whether the front of one queue leaves before that of another one.
+  bool leaves_before(const Front& a, const Front& b) const;
 
   std::uint32_t weight(ChunkId id) const {
     if (policy_.weight == nullptr) return 0;
@@ -65,13 +80,15 @@ class LeafQueue {
   bool is_alive(const Entry& entry, std::uint32_t weight) const;
   void insert(ChunkId id);
   std::uint32_t choose(std::uint64_t now) const;
+  std::uint64_t idle(std::uint64_t now, std::uint64_t time, std::uint32_t weight) const;
+  bool clean_front(std::uint32_t weight);
   void drop_front(std::uint32_t weight);
   void sweep();
 
   ChunkTable& chunks_;
   const EvictionPolicy& policy_;
+  std::uint32_t group_;
   std::uint8_t queued_;
-  std::size_t num_alive_ = 0;
   std::size_t num_entries_ = 0;
   std::size_t sweep_at_ = 64;
   std::uint64_t filled_ = 0;  // a bit for each heap that is not empty

@@ -39,20 +39,26 @@ IndexConfig checked(const IndexConfig& config) {
   require(config.unit_bytes >= 1, "unit_bytes: expected at least 1", config.unit_bytes);
   require(config.token_bytes * config.chunk_tokens <= config.unit_bytes * 0xFFFF,
           "unit_bytes: expected at most 65535 units in a chunk", config.unit_bytes);
+  if (!(config.max_pinned >= 0 && config.max_pinned <= 1)) {
+    throw std::invalid_argument("max_pinned: expected 0 … 1, got " +
+                                std::to_string(config.max_pinned));
+  }
   return config;
 }
 
 }  // namespace
 
-RadixIndex::TierState::TierState(ChunkTable& chunks, Tier tier, const IndexConfig& config)
+RadixIndex::TierState::TierState(ChunkTable& chunks, const MarkTable& marks, Tier tier,
+                                 const IndexConfig& config)
     : extents(config.num_units[index_of(tier)]),
-      leaves(chunks, tier, *config.policy),
+      leaves(chunks, marks, tier, *config.policy),
       max_chunks(most_chunks(config, tier)) {}
 
 RadixIndex::RadixIndex(const IndexConfig& config)
     : config_(checked(config)),
       chunks_(config.chunk_tokens, expected_chunks(config)),
-      tiers_{TierState(chunks_, Tier::kMemory, config), TierState(chunks_, Tier::kDisk, config)} {
+      tiers_{TierState(chunks_, marks_, Tier::kMemory, config),
+             TierState(chunks_, marks_, Tier::kDisk, config)} {
   find_namespace(NamespaceDigest{});
 }
 

@@ -8,6 +8,9 @@
 // A chunk's record lies at the node that holds its last token. Along a path the records have no
 // gap: where a node holds the end of a span, the chunk that ends there exists.
 //
+// Subtrees may be marked (index/mark_table.h). A mark keeps its prefix in the token tree, with
+// blank records, so that it governs what is stored there later; no match sees those.
+//
 // Two kinds of hold. A *pin* (of a handle) covers a path and keeps its chunks from eviction. A
 // *use* (of a command) covers one extent of one tier until the command's completion. A chunk that
 // must go while a command uses its extent leaves the extent *in limbo*: out of service until the
@@ -38,7 +41,8 @@
 #include "index/event_log.h"
 #include "index/extent_allocator.h"
 #include "index/index_values.h"
-#include "index/leaf_queue.h"
+#include "index/leaf_order.h"
+#include "index/mark_table.h"
 #include "index/token_tree.h"
 #include "index/tokens.h"
 
@@ -135,6 +139,41 @@ class RadixIndex {
   // drop() of everything in every namespace.
   std::vector<ChunkRef> clear_all();
 
+  // --- Marking (radix_index_marks.cpp). A subtree is all chunks, kept now or stored later, whose
+  // path begins with `prefix`; an empty one means the whole namespace. What the deepest prefix
+  // says counts. nullopt takes back what was said. ---
+
+  // The lower one leaves first; 0 where nothing was said.
+  void set_priority(NamespaceId space, const TokenView& prefix,
+                    std::optional<std::int32_t> priority);
+
+  // What has not been used for so long, in the unit of `time`, leaves with the next advance().
+  void set_time_to_live(NamespaceId space, const TokenView& prefix,
+                        std::optional<std::uint64_t> time_to_live);
+
+  // What the subtree may have on the tier, less what lies under a deeper quota. At the limit its
+  // own leaves go first. What a spill writes may pass the disk's until the call after; with 0
+  // nothing is spilled.
+  void set_quota(NamespaceId space, const TokenView& prefix, Tier tier,
+                 std::optional<std::uint64_t> num_units);
+
+  // The subtree is not evicted, nor does its time run out, nor its quota push it out, until the
+  // owner unpins it or advance() comes to `until`. drop() and clear_…() take it all the same.
+  // Throws PinLimitError where it has more than its share of a tier; where it comes to have more
+  // later, its leaves go like others until it has not.
+  void pin(NamespaceId space, const TokenView& prefix, const std::string& owner,
+           std::optional<std::uint64_t> until);
+  // False where the owner has no such pin.
+  bool unpin(NamespaceId space, const TokenView& prefix, const std::string& owner);
+  // Ends all pins of an owner; returns how many.
+  std::size_t unpin_all(const std::string& owner);
+
+  // It is `now`: pins end, and what has outlived its time leaves. Time that goes back is ignored.
+  Expired advance(std::uint64_t now);
+
+  // All that was said, in the order in which prefixes were first named.
+  std::vector<MarkValues> marks() const;
+
   // --- Following (radix_index_events.cpp) ---
 
   // From now on every chunk that a match may find, or no longer, is noted; `most_events` wait at
@@ -145,6 +184,8 @@ class RadixIndex {
   // --- Looking (radix_index_check.cpp) ---
 
   IndexStats stats() const;
+  // All chunks whose path begins with `prefix`. Looks at each.
+  SubtreeStats subtree_stats(NamespaceId space, const TokenView& prefix) const;
   std::uint64_t state_hash() const { return hash_; }
   // Throws std::logic_error that says which invariant is broken. Slow.
   void check_invariants() const;
@@ -184,7 +225,7 @@ class RadixIndex {
 
   struct TierState {
     ExtentAllocator extents;
-    LeafQueue leaves;
+    LeafOrder leaves;
     std::uint32_t max_chunks;  // extents at most, 0xFFFFFFFF where only room counts
     std::uint32_t num_extents = 0;
     std::uint64_t num_ready = 0;
@@ -196,7 +237,7 @@ class RadixIndex {
     // Extents that lost their chunk while a command uses them: offset → (units, uses).
     std::unordered_map<std::uint32_t, std::pair<std::uint16_t, std::uint16_t>> limbo;
 
-    TierState(ChunkTable& chunks, Tier tier, const IndexConfig& config);
+    TierState(ChunkTable& chunks, const MarkTable& marks, Tier tier, const IndexConfig& config);
   };
 
   TierState& tier(Tier tier) { return tiers_[index_of(tier)]; }
@@ -290,16 +331,45 @@ class RadixIndex {
 
   // Leaving (radix_index_leave.cpp).
   std::vector<ChunkRef> evict_but(ChunkId spared, Tier which, std::uint64_t num_units);
+  bool passed_over(ChunkId id, Tier which);
+
+  // Marking (radix_index_marks.cpp).
+  MarkId make_mark(NamespaceId space, const TokenView& prefix);
+  MarkId find_mark(NamespaceId space, const TokenView& prefix) const;
+  void remove_if_silent(MarkId id);
+  MarkId governor(Point point, ChunkId parent) const;
+  void set_group(ChunkId id, MarkId group);
+  void require_pin_fits(const Path& path, const TokenView& prefix) const;
+  std::uint64_t most_pinned_units(Tier tier) const;
+  std::vector<MarkId> evictable_groups(Tier tier) const;
+  template <class Change>
+  void change_mark(NamespaceId space, const TokenView& prefix, bool takes_back, Change change);
+  std::size_t end_pins(const std::string* owner, std::uint64_t now);
+
+  // Quotas (radix_index_quota.cpp).
+  std::vector<MarkId> groups_of_plan(const Path& path, const Plan& plan) const;
+  void evict_within(MarkId root, Tier which, std::uint64_t num_units);
+  void evict_for_quotas(Tier which, std::span<const MarkId> groups,
+                        std::span<const std::uint16_t> num_units);
+  std::size_t count_within_quotas(Tier which, std::span<const MarkId> groups,
+                                  std::span<const std::uint16_t> num_units) const;
+  void make_quota_room(NamespaceId space, const TokenView& tokens, bool tail);
+  void cut_to_quotas(const Path& path, Plan& plan) const;
+  bool may_be_on_disk(ChunkId id) const;
+  void queue_spills_below(NamespaceId space, const TokenView& prefix);
+  std::vector<MarkId> groups_of(std::span<const ChunkId> ids) const;
 
   // Checking (radix_index_check.cpp).
   void check_nodes(NodeId root, std::uint32_t& num_nodes, std::uint64_t& num_tokens) const;
   void check_chunk(ChunkId id) const;
   void check_tier(Tier which, const std::vector<ChunkId>& all) const;
+  void check_marks(const std::vector<ChunkId>& all) const;  // radix_index_marks.cpp
 
   IndexConfig config_;
   ChunkTable chunks_;
   TokenArena arena_;  // before the tree, whose runs lie in it
   TokenTree tree_;
+  MarkTable marks_;
   std::array<TierState, kNumTiers> tiers_;
   std::vector<std::pair<NodeId, NamespaceDigest>> roots_;  // in the order in which they were made
   std::unordered_map<NamespaceDigest, std::size_t, DigestHash> root_by_digest_;  // → in roots_
@@ -317,7 +387,8 @@ class RadixIndex {
   };
   std::vector<KnownKey> keys_;
   EventLog events_;
-  std::uint64_t now_ = 0;  // the last admission
+  std::uint64_t now_ = 0;    // the last admission
+  std::uint64_t clock_ = 0;  // of the last advance()
   std::uint64_t num_pins_ = 0;
   std::uint64_t num_dropped_ = 0;
   std::uint64_t hash_ = 0x9E3779B97F4A7C15ull;

@@ -24,6 +24,7 @@ IndexStats RadixIndex::stats() const {
   stats.nodes = tree_.num_nodes();
   stats.tokens = tree_.num_tokens();
   stats.pins = num_pins_;
+  stats.marks = marks_.all().size();
   stats.spill_queue = spill_queue_.size();
   stats.dropped_chunks = num_dropped_;
   for (const Tier which : kTiers) {
@@ -56,6 +57,7 @@ void RadixIndex::check_invariants() const {
           "a chunk is listed twice");
   for (const ChunkId id : all) check_chunk(id);
   for (const Tier tier : kTiers) check_tier(tier, all);
+  check_marks(all);
   std::uint64_t num_pins = 0;
   for (const auto& [id, count] : pins_) num_pins += count;
   require(num_pins == num_pins_, "pins are miscounted");
@@ -90,7 +92,8 @@ void RadixIndex::check_nodes(NodeId root, std::uint32_t& num_nodes,
     require(id == root || node.start == tree_[node.parent].end(), name + " starts elsewhere");
     require(id == root || tree_[node.parent].children.find(node.run.data()[0]) == id,
             name + " is not its parent's child");
-    std::uint32_t covered = node.children.size() > 0 ? node.end() : node.start;
+    const bool goes_on = node.children.size() > 0 || marks_.at(id) != kNoMark;
+    std::uint32_t covered = goes_on ? node.end() : node.start;
     if (num_full(id) > 0) covered = std::max(covered, node.end() / span_tokens() * span_tokens());
     for (ChunkId tail = node.first_tail; tail != kNoChunk; tail = chunks_.next_tail(tail)) {
       covered = std::max(covered, chunks_.end(tail));
@@ -123,7 +126,11 @@ void RadixIndex::check_chunk(ChunkId id) const {
             named(id) + " does not follow its parent");
   }
   constexpr std::uint8_t kAnyTier = state::kept(Tier::kMemory) | state::kept(Tier::kDisk);
-  require(chunks_.has(id, kAnyTier) || is_pinned(id), named(id) + " has no reason to be");
+  const bool is_on_path = !chunks_.is_tail(id) && marks_.is_on_path(chunks_.node(id));
+  require(chunks_.has(id, kAnyTier) || is_pinned(id) || is_on_path,
+          named(id) + " has no reason to be");
+  const Point point{chunks_.node(id), chunks_.end(id)};
+  require(chunks_.group(id) == governor(point, kNoChunk), named(id) + " is of a wrong group");
   require(!chunks_.has(id, state::kDropped) || is_pinned(id), named(id) + " was dropped");
   for (const Tier tier : kTiers) {
     const bool kept = chunks_.has(id, state::kept(tier));

@@ -10,7 +10,8 @@ namespace radixkv {
 // Ready in memory, absent on disk, and nothing speaks against writing it there.
 bool RadixIndex::can_spill(ChunkId id) const {
   constexpr std::uint8_t kAgainst = state::kept(Tier::kDisk) | state::kDropped | state::kNoSpill;
-  return chunks_.has(id, state::ready(Tier::kMemory)) && !chunks_.has(id, kAgainst);
+  return chunks_.has(id, state::ready(Tier::kMemory)) && !chunks_.has(id, kAgainst) &&
+         may_be_on_disk(id);
 }
 
 void RadixIndex::queue_spill(ChunkId id) {
@@ -98,6 +99,7 @@ SpillReservation RadixIndex::reserve_spill(std::size_t max_chunks) {
     append_tokens(run[i], result.tokens);
   }
   result.digest = digest_of(run.front());
+  evict_for_quotas(Tier::kDisk, groups_of(run), {});
   return result;
 }
 
@@ -156,6 +158,11 @@ Reservation RadixIndex::reserve_fetch(const Pin& pin, std::size_t max_chunks) {
     wanted.push_back(id);
     num_units.push_back(chunks_[id].num_units);
   }
+  const std::vector<MarkId> groups = groups_of(wanted);
+  evict_for_quotas(Tier::kMemory, groups, num_units);
+  const std::size_t num_allowed = count_within_quotas(Tier::kMemory, groups, num_units);
+  wanted.resize(num_allowed);
+  num_units.resize(num_allowed);
   Reservation result;
   const std::vector<std::uint32_t> offsets = take_extents(Tier::kMemory, num_units);
   for (std::size_t i = 0; i < wanted.size(); ++i) {

@@ -27,21 +27,28 @@ std::vector<ChunkRef> RadixIndex::evict_but(ChunkId spared, Tier which, std::uin
   TierState& tier = this->tier(which);
   std::vector<ChunkRef> evicted;
   std::uint64_t num_freed = 0;
+  std::vector<MarkId> groups = evictable_groups(which);
   while (num_freed < num_units) {
-    const ChunkId id = tier.leaves.pop(now_);
+    const ChunkId id = tier.leaves.pop(groups, now_);
     if (id == kNoChunk) break;
-    if (!is_leaf(id, which) || id == spared) continue;
-    if (chunks_[id].uses[index_of(which)] > 0 || is_pinned(id)) {
-      tier.held.insert(id);
-      continue;
-    }
+    if (id == spared || passed_over(id, which)) continue;
+    const bool was_pinned = marks_.is_pinned(chunks_.group(id));
     evicted.push_back(ref(id));
     num_freed += chunks_[id].num_units;
     ++tier.num_evicted;
     vacate(id, which);
+    if (was_pinned) groups = evictable_groups(which);
   }
   if (spared != kNoChunk) queue_if_leaf(spared, which);
   return evicted;
+}
+
+// Whether what the queue gave is no leaf any more, or held.
+bool RadixIndex::passed_over(ChunkId id, Tier which) {
+  if (!is_leaf(id, which)) return true;
+  const bool is_held = chunks_[id].uses[index_of(which)] > 0 || is_pinned(id);
+  if (is_held) tier(which).held.insert(id);
+  return is_held;
 }
 
 // REQUIRES: nothing below it is kept. The record may be gone afterwards.
@@ -58,8 +65,10 @@ std::vector<ChunkRef> RadixIndex::drop(NamespaceId space, const TokenView& prefi
   std::vector<ChunkId> below;
   collect(path.point.node, path.point.position, below);
   std::vector<ChunkRef> dropped;
+  constexpr std::uint8_t kAnyTier = state::kept(Tier::kMemory) | state::kept(Tier::kDisk);
   for (const ChunkId id : below) {
-    if (!chunks_.has(id, state::kDropped)) dropped.push_back(ref(id));
+    const bool is_there = chunks_.has(id, kAnyTier) || is_pinned(id);
+    if (is_there && !chunks_.has(id, state::kDropped)) dropped.push_back(ref(id));
   }
   num_dropped_ += dropped.size();
   for (auto at = dropped.rbegin(); at != dropped.rend(); ++at) {

@@ -24,8 +24,10 @@ Reservation RadixIndex::reserve(NamespaceId space, const TokenView& tokens, std:
 
 RadixIndex::Taken RadixIndex::take_chunks(NamespaceId space, const TokenView& tokens,
                                           std::uint64_t time, bool tail) {
+  make_quota_room(space, tokens, tail);
   Path path = walk(space, tokens);
-  const Plan plan = plan_reserve(space, tokens, path, tail);
+  Plan plan = plan_reserve(space, tokens, path, tail);
+  cut_to_quotas(path, plan);
   // Copied before anything changes, since an id out of range is refused here.
   TokenRun fresh;
   if (plan.end > path.point.position) {

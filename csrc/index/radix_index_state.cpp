@@ -66,6 +66,7 @@ void RadixIndex::begin_writing(ChunkId id, Tier which, std::uint32_t offset,
   chunks_.state(id) |= state::writing(which);
   if (chunk.parent != kNoChunk) ++chunks_[chunk.parent].num_children[at];
   ++tier(which).num_writing;
+  marks_.charge(chunks_.group(id), which, num_units);
   add_use(id, which);
   record(0x10 + at, id, offset);
 }
@@ -99,6 +100,7 @@ void RadixIndex::vacate(ChunkId id, Tier which) {
   tell(id, which, false);
   --(chunks_.has(id, state::ready(which)) ? tier.num_ready : tier.num_writing);
   record(0x30 + at, id, chunk.offset[at]);
+  marks_.discharge(chunks_.group(id), which, chunk.num_units);
   if (chunk.uses[at] > 0) {
     tier.limbo[chunk.offset[at]] = {chunk.num_units, chunk.uses[at]};
     chunk.uses[at] = 0;

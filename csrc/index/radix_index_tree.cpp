@@ -83,6 +83,7 @@ void RadixIndex::grow(Path& path, const TokenRun& fresh, ChunkId parent) {
   const std::uint32_t start = path.point.position;
   const std::uint32_t end = start + fresh.size();
   NodeId above = path.point.node;
+  const MarkId group = governor(path.point, parent);
   record(0x60, above, mix_tokens(fresh));
   if (start < tree_[above].end()) above = split(above, start);
   std::uint32_t position = start;
@@ -102,6 +103,7 @@ void RadixIndex::grow(Path& path, const TokenRun& fresh, ChunkId parent) {
       chunk.span = span + i;
       chunk.num_tokens = static_cast<std::uint16_t>(span_tokens());
       parent = ids.offset + i;
+      if (group != kNoMark) chunks_.set_group(parent, group);
       path.chunks.push_back(parent);
     }
     above = node;
@@ -120,6 +122,7 @@ ChunkId RadixIndex::add_tail(Point point, ChunkId parent) {
   chunk.num_tokens = static_cast<std::uint16_t>(point.position % span_tokens());
   chunks_.set_next_tail(id, tree_[point.node].first_tail);
   tree_[point.node].first_tail = id;
+  if (const MarkId group = governor(point, parent)) chunks_.set_group(id, group);
   note_tail(id);
   return id;
 }
@@ -151,12 +154,14 @@ NodeId RadixIndex::split(NodeId node, std::uint32_t position) {
   }
   for (const Tier tier : kTiers) upper.best[index_of(tier)] = best_below(upper_id, tier, kNoChunk);
   inherit_near_tails(upper_id, node);
+  marks_.split(upper_id, node);
   return upper_id;
 }
 
 // Undoes a split once one child is left, so that long paths do not stay in pieces.
 void RadixIndex::join_with_only_child(NodeId node) {
   if (tree_[node].parent == kNoNode || tree_[node].children.size() != 1) return;
+  if (marks_.at(node) != kNoMark) return;
   const std::uint32_t num_upper = num_full(node);
   const ChunkId first = tree_[node].first_chunk;
   const std::uint32_t num_pins = tree_[node].num_pins;
@@ -177,6 +182,7 @@ void RadixIndex::join_with_only_child(NodeId node) {
     tail = next;
   }
   near_tails_.erase(node);
+  marks_.forget(node);
 }
 
 // Frees the record of a chunk that nothing needs. REQUIRES: absent everywhere, no chunk below it.
@@ -200,18 +206,29 @@ void RadixIndex::remove(ChunkId id) {
   trim(node);
 }
 
+// A record on the way to a mark becomes blank instead.
 void RadixIndex::remove_unless_needed(ChunkId id) {
   const std::uint8_t kept = state::kept(Tier::kMemory) | state::kept(Tier::kDisk);
-  if (!chunks_.has(id, kept) && !is_pinned(id)) remove(id);
+  if (chunks_.has(id, kept) || is_pinned(id)) return;
+  if (marks_.empty() || chunks_.is_tail(id) || !marks_.is_on_path(chunks_.node(id))) {
+    remove(id);
+    return;
+  }
+  for (TierState& tier : tiers_) {
+    tier.leaves.forget(id);
+    tier.held.erase(id);
+  }
+  chunks_.make_blank(id);
 }
 
-// Takes out the tokens at the end of `node` that no chunk covers any more.
+// Takes out the tokens at the end of `node` that no chunk covers any more, and no mark needs.
 void RadixIndex::trim(NodeId node) {
   while (tree_[node].parent != kNoNode) {
     if (tree_[node].children.size() > 0) {
       join_with_only_child(node);
       return;
     }
+    if (marks_.at(node) != kNoMark) return;
     const std::uint32_t start = tree_[node].start;
     std::uint32_t num_chunks = num_full(node);
     // At most the last one of the run has just been removed.

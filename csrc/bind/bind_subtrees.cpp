@@ -1,0 +1,300 @@
+// radixkv.RadixIndex: what is said about subtrees, and looking at them.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <pybind11/typing.h>
+
+#include <optional>
+#include <string>
+
+#include "bind/arrays.h"
+#include "bind/index_arguments.h"
+#include "bind/index_parts.h"
+#include "bind/shared_index.h"
+#include "index/radix_index.h"
+
+namespace radixkv::bind {
+
+namespace {
+
+using namespace pybind11::literals;
+
+using PyExpired = py::typing::Tuple<py::array, py::array>;
+
+// Bytes of a quota, rounded down to whole units.
+std::optional<std::int64_t> quota_bytes(const std::optional<std::uint64_t>& num_units,
+                                        std::int64_t unit_bytes) {
+  if (!num_units) return std::nullopt;
+  return static_cast<std::int64_t>(*num_units) * unit_bytes;
+}
+
+// What a mark says, in bytes.
+struct PyMark {
+  MarkValues values;
+  std::int64_t unit_bytes;
+
+  std::optional<std::int64_t> quota(Tier tier) const {
+    return quota_bytes(values.quota_units[index_of(tier)], unit_bytes);
+  }
+  std::int64_t charged(Tier tier) const {
+    return static_cast<std::int64_t>(values.charged_units[index_of(tier)]) * unit_bytes;
+  }
+};
+
+struct PySubtreeStats {
+  SubtreeStats stats;
+  std::int64_t unit_bytes;
+
+  std::int64_t bytes(Tier tier) const {
+    return static_cast<std::int64_t>(stats.units[index_of(tier)]) * unit_bytes;
+  }
+};
+
+// Raises radixkv.errors.PinLimitError.
+[[noreturn]] void raise_pin_limit(const PinLimitError& error) {
+  const py::object type = py::module_::import("radixkv.errors").attr("PinLimitError");
+  PyErr_SetString(type.ptr(), error.what());
+  throw py::error_already_set();
+}
+
+void bind_mark(py::module_& module) {
+  py::class_<PyMark>(module, "SubtreeMark", "What was said about a prefix.")
+      .def_property_readonly(
+          "digest",
+          [](const PyMark& self) {
+            return py::bytes(reinterpret_cast<const char*>(self.values.digest.data()),
+                             self.values.digest.size());
+          },
+          "The namespace's.")
+      .def_property_readonly(
+          "tokens",
+          [](const PyMark& self) {
+            return py::array_t<Token>(static_cast<py::ssize_t>(self.values.prefix.size()),
+                                      self.values.prefix.data());
+          },
+          "The prefix. Shape: (n,), uint32.")
+      .def_property_readonly("priority", [](const PyMark& self) { return self.values.priority; })
+      .def_property_readonly("time_to_live",
+                             [](const PyMark& self) { return self.values.time_to_live; })
+      .def_property_readonly("memory_quota_bytes",
+                             [](const PyMark& self) { return self.quota(Tier::kMemory); })
+      .def_property_readonly("disk_quota_bytes",
+                             [](const PyMark& self) { return self.quota(Tier::kDisk); })
+      .def_property_readonly(
+          "memory_charged_bytes", [](const PyMark& self) { return self.charged(Tier::kMemory); },
+          "What the quota is charged for; 0 without one.")
+      .def_property_readonly("disk_charged_bytes",
+                             [](const PyMark& self) { return self.charged(Tier::kDisk); })
+      .def_property_readonly(
+          "pins",
+          [](const PyMark& self) {
+            py::typing::Dict<py::str, std::optional<py::int_>> pins;
+            for (const auto& [owner, until] : self.values.pins) {
+              pins[py::str(owner)] = until == kForever ? py::object(py::none()) : py::int_(until);
+            }
+            return pins;
+          },
+          "Owners, and when their pins end; None is never.");
+}
+
+void bind_stats(py::module_& module) {
+  const auto count = [](std::uint64_t SubtreeStats::*member) {
+    return [member](const PySubtreeStats& self) { return self.stats.*member; };
+  };
+  py::class_<PySubtreeStats>(module, "SubtreeStats", "How much of a subtree is kept.")
+      .def_property_readonly("chunks", count(&SubtreeStats::chunks), "Kept on any tier.")
+      .def_property_readonly("tokens", count(&SubtreeStats::tokens), "Of these chunks.")
+      .def_property_readonly("hits", count(&SubtreeStats::hits),
+                             "Admissions that ended on one of them, after the one that stored it.")
+      .def_property_readonly("last_use", count(&SubtreeStats::last_use), "The youngest admission.")
+      .def_property_readonly(
+          "memory_chunks", [](const PySubtreeStats& self) { return self.stats.ready_chunks[0]; },
+          "Ready in memory.")
+      .def_property_readonly(
+          "disk_chunks", [](const PySubtreeStats& self) { return self.stats.ready_chunks[1]; },
+          "Ready on disk.")
+      .def_property_readonly(
+          "memory_bytes", [](const PySubtreeStats& self) { return self.bytes(Tier::kMemory); },
+          "Extents in memory, with those still being written.")
+      .def_property_readonly(
+          "disk_bytes", [](const PySubtreeStats& self) { return self.bytes(Tier::kDisk); },
+          "Extents on disk, with those still being written.");
+}
+
+void bind_limits(IndexClass& cls) {
+  cls.def(
+      "set_priority",
+      [](SharedIndex& index, py::handle tokens, std::optional<std::int32_t> priority,
+         NamespaceId space) {
+        const TokenArgument argument(tokens);
+        const TokenView view = argument.view(py::none());
+        index.write([&](RadixIndex& native) { native.set_priority(space, view, priority); });
+      },
+      "tokens"_a, "priority"_a, "namespace"_a = 0,
+      R"(Say which subtrees leave before others.
+
+Holds for every chunk whose path begins with `tokens`, kept now or stored later, unless something
+else is said about a longer prefix of it.
+
+Args:
+    tokens: The prefix; none means the whole namespace.
+    priority: What has a lower one leaves first; 0 where nothing is said. None takes back.
+    namespace: Which tree.
+)");
+  cls.def(
+      "set_time_to_live",
+      [](SharedIndex& index, py::handle tokens, std::optional<std::int64_t> time_to_live,
+         NamespaceId space) {
+        const TokenArgument argument(tokens);
+        const TokenView view = argument.view(py::none());
+        std::optional<std::uint64_t> parsed;
+        if (time_to_live) parsed = parse_count("time_to_live", *time_to_live);
+        index.write([&](RadixIndex& native) { native.set_time_to_live(space, view, parsed); });
+      },
+      "tokens"_a, "time_to_live"_a, "namespace"_a = 0,
+      R"(Let a subtree be forgotten where it is not used.
+
+A chunk that was last used, or stored, at t leaves with the first `advance` to t + time_to_live or
+later; with leaves first, as in eviction. Arguments as for `set_priority`.
+
+Args:
+    tokens: The prefix.
+    time_to_live: In the unit of the `time` that other calls are given. None takes back.
+    namespace: Which tree.
+
+Raises:
+    ValueError: It is negative.
+)");
+  cls.def(
+      "set_quota",
+      [](SharedIndex& index, py::handle tokens, const std::string& tier,
+         std::optional<std::int64_t> num_bytes, NamespaceId space) {
+        const TokenArgument argument(tokens);
+        const TokenView view = argument.view(py::none());
+        const Tier parsed = parse_tier(tier);
+        std::optional<std::uint64_t> num_units;
+        if (num_bytes) {
+          const auto unit_bytes = static_cast<std::uint64_t>(index.config().unit_bytes);
+          num_units = parse_count("num_bytes", *num_bytes) / unit_bytes;
+        }
+        index.write([&](RadixIndex& native) { native.set_quota(space, view, parsed, num_units); });
+      },
+      "tokens"_a, "tier"_a, "num_bytes"_a, "namespace"_a = 0,
+      R"(Limit what a subtree may have of a tier.
+
+A chunk is charged to the longest prefix of it that has a quota, and to no other. At the limit the
+subtree's own leaves go first; what does not fit even so is not stored. On disk, what one spill
+writes may pass the limit until the next; with 0 nothing is spilled.
+
+Args:
+    tokens: The prefix; none means the whole namespace.
+    tier: "memory" or "disk".
+    num_bytes: Rounded down to whole units. None takes back.
+    namespace: Which tree.
+
+Raises:
+    ValueError: An argument is out of its range.
+)");
+}
+
+void bind_pins(IndexClass& cls) {
+  cls.def(
+      "pin",
+      [](SharedIndex& index, py::handle tokens, const std::string& owner, NamespaceId space,
+         std::optional<std::uint64_t> until) {
+        const TokenArgument argument(tokens);
+        const TokenView view = argument.view(py::none());
+        try {
+          index.write([&](RadixIndex& native) { native.pin(space, view, owner, until); });
+        } catch (const PinLimitError& error) {
+          raise_pin_limit(error);
+        }
+      },
+      "tokens"_a, "owner"_a, "namespace"_a = 0, py::kw_only(), "until"_a = py::none(),
+      R"(Keep a subtree from eviction, and what leads to it.
+
+No quota and no time to live pushes it out either; `drop` and `clear_…` do. What is not kept is not
+brought back. Several owners may pin the same prefix; one that pins again moves its end. A pinned
+subtree that comes to have more than `max_pinned` of a tier is evicted like others until it has not.
+
+Args:
+    tokens: The prefix; none means the whole namespace.
+    owner: Who pins, for `unpin`.
+    namespace: Which tree.
+    until: The pin ends with the first `advance` to this time or later. None: only with `unpin`.
+
+Raises:
+    PinLimitError: More than `max_pinned` of a tier would be pinned.
+)");
+  cls.def(
+      "unpin",
+      [](SharedIndex& index, py::handle tokens, const std::string& owner, NamespaceId space) {
+        const TokenArgument argument(tokens);
+        const TokenView view = argument.view(py::none());
+        return index.write([&](RadixIndex& native) { return native.unpin(space, view, owner); });
+      },
+      "tokens"_a, "owner"_a, "namespace"_a = 0,
+      "Ends an owner's pin of this very prefix; False where there is none.");
+  cls.def(
+      "unpin_all",
+      [](SharedIndex& index, const std::string& owner) {
+        return index.write([&](RadixIndex& native) { return native.unpin_all(owner); });
+      },
+      "owner"_a, "Ends all pins of an owner; returns how many there were.");
+  cls.def(
+      "advance",
+      [](SharedIndex& index, std::uint64_t now) -> PyExpired {
+        const Expired expired =
+            index.write([&](RadixIndex& native) { return native.advance(now); });
+        return py::make_tuple(to_array(expired.chunks[index_of(Tier::kMemory)]),
+                              to_array(expired.chunks[index_of(Tier::kDisk)]));
+      },
+      "now"_a,
+      R"(Tell the index the time: pins end, and what was not used for its time to live leaves.
+
+What is pinned or in use stays until then. A time before the last one is ignored.
+
+Args:
+    now: In the unit of the `time` that other calls are given.
+
+Returns:
+    The chunks that left memory, and those that left the disk.
+)");
+}
+
+void bind_subtree_reading(IndexClass& cls) {
+  cls.def(
+      "marks",
+      [](const SharedIndex& index) {
+        const std::vector<MarkValues> found =
+            index.read([](const RadixIndex& native) { return native.marks(); });
+        std::vector<PyMark> marks;
+        for (const MarkValues& values : found) marks.push_back({values, index.config().unit_bytes});
+        return marks;
+      },
+      "All that was said about prefixes, in the order in which they were first named.");
+  cls.def(
+      "subtree_stats",
+      [](const SharedIndex& index, py::handle tokens, NamespaceId space) {
+        const TokenArgument argument(tokens);
+        const TokenView view = argument.view(py::none());
+        return PySubtreeStats{
+            index.read([&](const RadixIndex& native) { return native.subtree_stats(space, view); }),
+            index.config().unit_bytes};
+      },
+      "tokens"_a, "namespace"_a = 0,
+      "How much is kept of what begins with `tokens`, and how often it was found. Looks at each "
+      "chunk.");
+}
+
+}  // namespace
+
+void bind_index_subtrees(py::module_& module, IndexClass& cls) {
+  bind_mark(module);
+  bind_stats(module);
+  bind_limits(cls);
+  bind_pins(cls);
+  bind_subtree_reading(cls);
+}
+
+}  // namespace radixkv::bind
