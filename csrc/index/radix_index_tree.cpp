@@ -3,22 +3,10 @@
 #include <stdexcept>
 #include <string>
 
+#include "core/checksum.h"
 #include "index/radix_index.h"
 
 namespace radixkv {
-
-namespace {
-
-// Tells runs of tokens apart; simple enough to become vector instructions.
-std::uint64_t mix_tokens(const TokenRun& run) {
-  std::uint32_t sum = run.size();
-  const Token* tokens = run.data();
-  for (std::uint32_t i = 0; i < run.size(); ++i)
-    sum += (tokens[i] ^ (tokens[i] >> 15)) * (2 * i + 1);
-  return sum;
-}
-
-}  // namespace
 
 NodeId RadixIndex::root_of(NamespaceId space) const {
   if (!tree_.is_root(space)) {
@@ -84,7 +72,7 @@ void RadixIndex::grow(Path& path, const TokenRun& fresh, ChunkId parent) {
   const std::uint32_t end = start + fresh.size();
   NodeId above = path.point.node;
   const MarkId group = governor(path.point, parent);
-  record(0x60, above, mix_tokens(fresh));
+  record(0x60, above, xxh3_64(fresh.data(), fresh.size() * sizeof(Token)));
   if (start < tree_[above].end()) above = split(above, start);
   std::uint32_t position = start;
   while (position < end) {
