@@ -16,17 +16,62 @@ __all__: list[str] = [
     "Executor",
     "ExecutorOptions",
     "IndexStats",
+    "KeptRuns",
     "MAX_HEAD_BYTES",
     "Match",
     "OutsideObjects",
     "PrefixHandle",
     "RadixIndex",
     "RedisEndpoint",
+    "RunStats",
     "SubtreeMark",
     "SubtreeStats",
     "TierStats",
     "disk_units_that_fit",
 ]
+
+class RunStats:
+    @property
+    def num_bytes(self) -> int: ...
+    @property
+    def num_grams(self) -> int: ...
+    @property
+    def num_waiting(self) -> int: ...
+
+class KeptRuns:
+    """
+    Runs that are kept, by where they begin in what was asked. None lies inside another. It pins nothing.
+    """
+    def __len__(self) -> int: ...
+    def slices(self, number: typing.SupportsInt | typing.SupportsIndex) -> numpy.ndarray:
+        """
+        The chunks of a run, as they are now; empty once the last of them has gone.
+        """
+    @property
+    def first_tokens(self) -> numpy.typing.NDArray[numpy.uint32]:
+        """
+        Where each begins in what was asked. Shape: (num_runs,), uint32.
+        """
+    @property
+    def num_tokens(self) -> numpy.typing.NDArray[numpy.uint32]:
+        """
+        Tokens of each.
+        """
+    @property
+    def num_waiting(self) -> int:
+        """
+        Chunks that came so shortly before that they were not looked at.
+        """
+    @property
+    def positions(self) -> numpy.typing.NDArray[numpy.uint32]:
+        """
+        Where each begins in the prompt that is kept.
+        """
+    @property
+    def truncated(self) -> bool:
+        """
+        Not every place was looked at: a run may be kept longer elsewhere.
+        """
 
 class Match:
     """
@@ -211,6 +256,19 @@ class RadixIndex:
         """
         The same, counted in units of the tier.
         """
+    def find_runs(
+        self,
+        tokens: typing.Any,
+        min_length: typing.SupportsInt | typing.SupportsIndex | None = None,
+        namespace: typing.SupportsInt | typing.SupportsIndex = 0,
+    ) -> KeptRuns:
+        """
+        The longest runs of `tokens` that are kept anywhere, each with one place; at least `min_length` tokens long, by default what `index_runs` was called with.
+        """
+    def index_runs(self, min_length: typing.SupportsInt | typing.SupportsIndex = 64) -> None:
+        """
+        From now on `find_runs` finds runs of at least so many tokens; a thread of its own files what is kept.
+        """
     def insert(
         self,
         tokens: typing.Any,
@@ -329,6 +387,10 @@ class RadixIndex:
         """
         Puts the chunks of a reopened disk into the index. Parents come before their children.
         """
+    def run_stats(self) -> RunStats:
+        """
+        Counts of what `find_runs` goes by.
+        """
     def set_priority(
         self,
         tokens: typing.Any,
@@ -432,6 +494,10 @@ class RadixIndex:
     ) -> numpy.ndarray:
         """
         Slices of a handle's tokens in memory, with one use on each.
+        """
+    def wait_for_runs(self, timeout_s: typing.SupportsFloat | typing.SupportsIndex = 60.0) -> bool:
+        """
+        Waits until `find_runs` knows all that is kept; False where that takes longer.
         """
     @property
     def chunk_tokens(self) -> int: ...

@@ -17,6 +17,11 @@ Tokens are contiguous buffers of int32, int64 or uint32, read in place; ids are 
 outside ends a match, and is a ValueError where it would be kept. Chunks are arrays of
 `CHUNK_DTYPE`.
 
+`index_runs(min_length)`, once, lets `find_runs(tokens)` find the longest runs that are kept
+anywhere, not only as a prefix, each with one place; a thread of the index's own files what is kept,
+some milliseconds behind (`num_waiting`, `wait_for_runs`). Where a text is kept in more than 256
+places, or looking at all of them takes too long, the answer says `truncated`.
+
 Threads: every call may come from any thread. Matches run beside each other, everything else alone;
 a lock inside costs some tens of nanoseconds. The GIL is freed for walks over more than 65,536
 tokens, unless `release_gil=False`.

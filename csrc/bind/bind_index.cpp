@@ -439,6 +439,7 @@ void bind_index(py::module_& module) {
   bind_restore(cls);
   bind_leaving(cls);
   bind_events(cls);
+  bind_index_runs(cls);
   bind_looking(cls);
   bind_index_subtrees(module, cls);
 }

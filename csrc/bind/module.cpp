@@ -3,6 +3,7 @@
 
 PYBIND11_MODULE(_native, module) {
   module.doc() = "radixkv's C++ parts. Use the names in `radixkv` instead.";
+  radixkv::bind::bind_runs(module);
   radixkv::bind::bind_index(module);
   radixkv::bind::bind_follower(module);
   radixkv::bind::bind_executor(module);

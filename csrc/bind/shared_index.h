@@ -12,12 +12,15 @@
 
 namespace radixkv::bind {
 
+class RunBuilder;
+
 // The index and its lock. Matches run beside each other, anything else alone. No Python object is
 // made and no GIL awaited while the lock is held: either could wait for a thread that waits for the
 // lock.
 class SharedIndex {
  public:
-  explicit SharedIndex(const IndexConfig& config) : index_(config) {}
+  explicit SharedIndex(const IndexConfig& config);
+  ~SharedIndex();
 
   template <class Call>
   auto read(Call call) const {
@@ -33,9 +36,16 @@ class SharedIndex {
 
   const IndexConfig& config() const { return index_.config(); }
 
+  // From now on runs are found, and a thread files what comes.
+  void index_runs(std::uint32_t min_length);
+
+  // Waits until all that has come is filed; false where that takes longer, or nobody asked for it.
+  bool wait_for_runs(double timeout_s) const;
+
  private:
   mutable std::shared_mutex mutex_;
   RadixIndex index_;
+  std::unique_ptr<RunBuilder> builder_;  // last: it reads the index until it is gone
 };
 
 using IndexPointer = std::shared_ptr<SharedIndex>;
@@ -92,5 +102,8 @@ inline const Pin& pin_of(const PrefixHandle& handle, const IndexPointer& index) 
 }
 
 using IndexClass = pybind11::class_<SharedIndex, IndexPointer>;
+
+// The calls of bind_runs.cpp.
+void bind_index_runs(IndexClass& index);
 
 }  // namespace radixkv::bind

@@ -4,6 +4,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "index/run_finder.h"
+
 namespace radixkv {
 
 namespace {

@@ -27,6 +27,7 @@
 #include <array>
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -48,9 +49,12 @@
 
 namespace radixkv {
 
+class RunFinder;
+
 class RadixIndex {
  public:
   explicit RadixIndex(const IndexConfig& config);
+  ~RadixIndex();
   RadixIndex(const RadixIndex&) = delete;
   RadixIndex& operator=(const RadixIndex&) = delete;
 
@@ -181,6 +185,14 @@ class RadixIndex {
   void record_events(std::size_t most_events);
   EventLog::Taken take_events();
 
+  // --- Runs that are kept anywhere (radix_index_runs.cpp) ---
+
+  // From now on runs() finds runs of at least `min_length` tokens, as soon as its build() has filed
+  // them. A second call starts anew.
+  void index_runs(std::uint32_t min_length);
+  // Null before. It has locks of its own: building is no change of the index.
+  RunFinder* runs() const { return runs_.get(); }
+
   // --- Looking (radix_index_check.cpp) ---
 
   IndexStats stats() const;
@@ -191,6 +203,9 @@ class RadixIndex {
   void check_invariants() const;
 
  private:
+  friend class RunFinder;
+  friend class RunSearch;
+
   // A point in a tree: `position` lies in (start, end] of `node`, or is 0 at a root.
   struct Point {
     NodeId node;
@@ -329,6 +344,9 @@ class RadixIndex {
   // Following (radix_index_events.cpp).
   void tell(ChunkId id, Tier which, bool is_stored);
 
+  // Runs (radix_index_runs.cpp).
+  void note_runs(ChunkId id, Tier which, bool is_stored);
+
   // Leaving (radix_index_leave.cpp).
   std::vector<ChunkRef> evict_but(ChunkId spared, Tier which, std::uint64_t num_units);
   bool passed_over(ChunkId id, Tier which);
@@ -387,8 +405,9 @@ class RadixIndex {
   };
   std::vector<KnownKey> keys_;
   EventLog events_;
-  std::uint64_t now_ = 0;    // the last admission
-  std::uint64_t clock_ = 0;  // of the last advance()
+  std::unique_ptr<RunFinder> runs_;  // null unless asked for
+  std::uint64_t now_ = 0;            // the last admission
+  std::uint64_t clock_ = 0;          // of the last advance()
   std::uint64_t num_pins_ = 0;
   std::uint64_t num_dropped_ = 0;
   std::uint64_t hash_ = 0x9E3779B97F4A7C15ull;

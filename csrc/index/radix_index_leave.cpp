@@ -3,6 +3,7 @@
 #include <stdexcept>
 
 #include "index/radix_index.h"
+#include "index/run_finder.h"
 
 namespace radixkv {
 
@@ -77,6 +78,7 @@ std::vector<ChunkRef> RadixIndex::drop(NamespaceId space, const TokenView& prefi
       continue;
     }
     for (const Tier tier : kTiers) tell(at->id, tier, false);
+    if (runs_) runs_->note_invisible(at->id);
     chunks_.state(at->id) |= state::kDropped;
     record(0x50, at->id, 0);
     for (const Tier tier : kTiers) refresh_best(at->id, tier);

@@ -78,6 +78,7 @@ void RadixIndex::set_ready(ChunkId id, Tier which) {
   ++tier(which).num_ready;
   record(0x20 + index_of(which), id, chunks_[id].offset[index_of(which)]);
   tell(id, which, true);
+  if (runs_) note_runs(id, which, true);
   refresh_best(id, which);
   queue_if_leaf(id, which);
   if (which == Tier::kMemory) queue_spill_with_all_below(id);
@@ -98,6 +99,7 @@ void RadixIndex::vacate(ChunkId id, Tier which) {
   const std::size_t at = index_of(which);
   Chunk& chunk = chunks_[id];
   tell(id, which, false);
+  if (runs_) note_runs(id, which, false);
   --(chunks_.has(id, state::ready(which)) ? tier.num_ready : tier.num_writing);
   record(0x30 + at, id, chunk.offset[at]);
   marks_.discharge(chunks_.group(id), which, chunk.num_units);
