@@ -6,14 +6,17 @@ result or a question at a time, so that most prompts part inside a chunk.
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from redis_server import RedisServer, running_server
+from relay import Relay, Traffic
 from remote_host import Host
-from test_cache import CHUNK, NUM_SLOTS
+from test_cache import CHUNK, NUM_SLOTS, Engine
 
 from radixkv.index import RadixIndex
 
@@ -72,33 +75,66 @@ def test_two_hosts_find_what_one_tree_would_find(server, seed):
     assert sum(counter.gets_failed for counter in counters) == 0
 
 
-def test_a_lookup_costs_the_same_however_many_prompts_go_on_from_there(server):
+@pytest.mark.parametrize(
+    "stages", [(2_000,), pytest.param((1_000, 10_000, 100_000), marks=pytest.mark.soak)]
+)
+def test_a_lookup_costs_the_same_however_many_prompts_go_on_from_there(
+    stages, server, tmp_path, record_property
+):
     """A prompt of 4,096 tokens in chunks of 64, below it thousands of continuations."""
     random_tokens = np.random.default_rng(1).integers(0, 50_000, 4096 + 40).astype(np.uint32)
-    system, asked = random_tokens[:4096], random_tokens
-    large = {"chunk_tokens": 64, "memory": {"size": "128MiB"}}
-    with Host(server.unix_url, **large) as first, Host(server.unix_url, **large) as second:
-        second.wait_for()
-        store_in_parts(first, system)
-        for seed in range(2000):
-            rest = np.random.default_rng(seed).integers(0, 50_000, 40).astype(np.uint32)
-            first.cache.store(np.concatenate([system, rest]), np.arange(4096 + 40) % NUM_SLOTS)
-            if seed % 50 == 49:
-                assert first.cache.settle()
-        assert len(server.objects()) == 64 + 2000
+    with small_host(server.unix_url) as host:
+        store(host, random_tokens[:4096])
+        assert host.cache.settle()
+        num_stored = 0
+        for stage in stages:
+            store_continuations(host, random_tokens[:4096], num_stored, stage - 1)
+            other_rest = np.arange(20, dtype=np.uint32) + stage
+            store(host, np.concatenate([random_tokens[: 4096 + 20], other_rest]))
+            assert host.cache.settle()
+            num_stored = stage
+            assert len(server.objects()) == 64 + stage
+            traffic = traffic_of_lookup(server, tmp_path, random_tokens)
+            record_property(f"traffic_at_{stage}", dataclasses.asdict(traffic))
 
-        before = server.client.info("stats")
-        prefetch = second.cache.prefetch(asked)
-        second.cache.wait_for_completion(30.0)
-        after = server.client.info("stats")
-
-        assert prefetch is not None
-        sent = after["total_net_input_bytes"] - before["total_net_input_bytes"]
-        received = after["total_net_output_bytes"] - before["total_net_output_bytes"]
-        assert sent + received <= 8192  # with the answer to the question itself
+            assert traffic.num_round_trips <= 2
+            assert traffic.sent_bytes + traffic.received_bytes <= 8192
 
 
-def store_in_parts(host: Host, tokens: np.ndarray) -> None:
+def small_host(url: str) -> Host:
+    """Little KV, so that a server keeps much."""
+    settings = {"chunk_tokens": 64, "memory": {"size": "64MiB"}}
+    return Host(url, engine=Engine(num_layers=1, row=16), **settings)
+
+
+def store_continuations(host: Host, system: np.ndarray, first: int, last: int) -> None:
+    for seed in range(first, last):
+        rest = np.random.default_rng(seed).integers(0, 50_000, 40).astype(np.uint32)
+        store(host, np.concatenate([system, rest]))
+        if seed % 50 == 49:
+            assert host.cache.settle()
+
+
+def store(host: Host, tokens: np.ndarray) -> None:
     host.wait_for()
     host.cache.store(tokens, np.arange(len(tokens)) % NUM_SLOTS)
-    assert host.cache.settle()
+
+
+def traffic_of_lookup(server: RedisServer, folder: Path, tokens: np.ndarray) -> Traffic:
+    """Of a host that has nothing and asks for the first time."""
+    relay = Relay(server.socket, folder)
+    with relay.running(), small_host(relay.url) as host:
+        host.wait_for()
+        before = dataclasses.replace(relay.traffic)
+        prefetch = host.cache.prefetch(tokens)
+        host.cache.wait_for_completion(30.0)
+        after = dataclasses.replace(relay.traffic)
+        assert prefetch is not None
+        host.cache.tick()
+        assert prefetch.remote is not None
+        assert prefetch.remote.end == 4096 + 20
+    return Traffic(
+        after.sent_bytes - before.sent_bytes,
+        after.received_bytes - before.received_bytes,
+        after.num_round_trips - before.num_round_trips,
+    )
