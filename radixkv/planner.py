@@ -41,6 +41,7 @@ from radixkv.remote_writes import RemoteWrites
 from radixkv.room import bytes_of, reserve
 from radixkv.ticks import TickRecord
 from radixkv.tiers.disk import RestoredChunks, spill_window_bytes, units_that_fit
+from radixkv.write_policy import Sightings
 
 SlotSource = Callable[[int, int], EngineSlots]
 """Engine slots of the prompt's positions first … last − 1. Shape (last − first,), int64."""
@@ -105,13 +106,22 @@ class Planner:
         self._disk_pause = Pause(_FIRST_PAUSE_US, _LAST_PAUSE_US)
         self._store_tokens_inflight = 0
         self._spill_bytes_inflight = 0
-        num_remotes = len(config.remotes)
-        self._remote_reads = RemoteReads(num_remotes, self.index, self._ledger, layout)
+        self._remote_reads = RemoteReads(len(config.remotes), self.index, self._ledger, layout)
+        self._sightings = Sightings()
         waiting_bytes = memory_units * self._unit_bytes // _WAITING_SHARE
         self._remote_writes = [
-            RemoteWrites(number, self.index, self._ledger, self.counters, waiting_bytes)
-            for number in range(num_remotes)
+            RemoteWrites(
+                number,
+                url.write,
+                self._sightings,
+                self.index,
+                self._ledger,
+                self.counters,
+                waiting_bytes,
+            )
+            for number, url in enumerate(config.remotes)
         ]
+        self._watches_use = any(url.write.watches_use for url in config.remotes)
         self._prefetcher = Prefetcher(
             config,
             self.index,
@@ -213,6 +223,8 @@ class Planner:
             return None
         if self._layout.block_tokens > 1:
             limit = self._layout.whole_blocks(len(tokens) if limit is None else limit)
+        if self._watches_use:
+            self._note_seen(tokens, namespace, limit, time)
         chunks, missing_units = reserve(
             self.index, tokens, namespace, time=time, limit=limit, tail=tail
         )
@@ -344,8 +356,22 @@ class Planner:
         num_stored = int(stored["count"].sum())
         self.counters.stored += num_stored
         self.counters.stores_failed += len(command.slots) - num_stored
+        if num_ok and self._watches_use:
+            self._sightings.note(stored, self._admissions)
         for writes in self._remote_writes if num_ok else ():
-            writes.offer(stored)
+            writes.stored(stored)
+
+    def _note_seen(self, tokens: Tokens, namespace: int, limit: int | None, time: int) -> None:
+        """A request has what memory keeps of its prompt."""
+        with self.index.acquire(tokens, namespace, limit=limit, release_gil=False) as kept:
+            chunks = kept.slices()
+        is_whole = (chunks["memory_offset"] != NO_EXTENT) & (
+            chunks["count"] == chunks["num_tokens"]
+        )
+        chunks = chunks[is_whole]
+        seen = chunks[self._sightings.note(chunks, time)]
+        for writes in self._remote_writes if len(seen) else ():
+            writes.seen(seen)
 
     @property
     def _disk_serves(self) -> bool:

@@ -13,6 +13,9 @@ Options of Mooncake: `segment` (memory of this host that the store may use, by d
 (how others reach this host, by default 127.0.0.1), `protocol` (tcp or rdma), `devices` (for rdma),
 `metadata` (P2PHANDSHAKE or the URL of a metadata service), `replicas` (copies of each object),
 `pin=soft` (evict others first) and `timeout` (after which nobody waits for a call any more).
+
+Options of all: `write`, when chunks are written there: `through` (by default, as soon as memory has
+them), `seen:2` (once so many requests had them) or `evict` (once memory is nearly full).
 """
 
 from __future__ import annotations
@@ -23,11 +26,12 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from radixkv.errors import ConfigError
 from radixkv.units import parse_duration, parse_size
+from radixkv.write_policy import WritePolicy
 
-_REDIS_OPTIONS = ("timeout", "ttl", "db", "ca", "verify")
+_REDIS_OPTIONS = ("timeout", "ttl", "db", "ca", "verify", "write")
 _MOONCAKE_OPTIONS = (
     *("segment", "host", "protocol", "devices"),
-    *("metadata", "replicas", "pin", "timeout"),
+    *("metadata", "replicas", "pin", "timeout", "write"),
 )
 
 
@@ -47,6 +51,7 @@ class RedisUrl:
         verifies_server: Whether its certificate and name are checked.
         timeout_s: How long the server may be silent.
         ttl_s: After which it forgets what is not used; 0 for never.
+        write: Which chunks are written to it, and when.
     """
 
     host: str
@@ -60,6 +65,7 @@ class RedisUrl:
     verifies_server: bool
     timeout_s: float
     ttl_s: int
+    write: WritePolicy
 
     def __str__(self) -> str:
         place = f"unix://{self.unix_path}" if self.unix_path else f"{self.host}:{self.port}"
@@ -80,6 +86,7 @@ class MooncakeUrl:
         num_replicas: Copies of each object.
         soft_pin: Whether objects are evicted after others.
         timeout_s: After which nobody waits for a call any more.
+        write: Which chunks are written to it, and when.
     """
 
     master: str
@@ -91,6 +98,7 @@ class MooncakeUrl:
     num_replicas: int
     soft_pin: bool
     timeout_s: float
+    write: WritePolicy
 
     def __str__(self) -> str:
         return f"mooncake {self.master}"
@@ -129,6 +137,7 @@ def _parse_redis(parts: SplitResult, options: Mapping[str, str]) -> RedisUrl:
         verifies_server=options.get("verify", "yes") != "no",
         timeout_s=_timeout(options),
         ttl_s=round(_duration(options, "ttl", 0.0)),
+        write=_write_policy(options),
     )
 
 
@@ -147,6 +156,7 @@ def _parse_mooncake(parts: SplitResult, options: Mapping[str, str]) -> MooncakeU
         num_replicas=max(1, _number(options.get("replicas", "1"))),
         soft_pin=options.get("pin", "") == "soft",
         timeout_s=_timeout(options),
+        write=_write_policy(options),
     )
 
 
@@ -182,6 +192,13 @@ def _timeout(options: Mapping[str, str]) -> float:
     if not seconds:
         raise _refusal("timeout: expected more than 0")
     return seconds
+
+
+def _write_policy(options: Mapping[str, str]) -> WritePolicy:
+    try:
+        return WritePolicy.parse(options.get("write", "through"))
+    except ValueError:
+        raise _refusal("write: expected through, evict or seen:2, say") from None
 
 
 def _duration(options: Mapping[str, str], name: str, default: float) -> float:

@@ -29,6 +29,16 @@ def test_what_is_left_out_is_usual():
     assert (url.timeout_s, url.ttl_s, url.verifies_server) == (1.0, 0, True)
 
 
+@pytest.mark.parametrize(
+    ("text", "num_sightings", "waits"),
+    [("through", 1, False), ("seen:3", 3, False), ("evict", 1, True)],
+)
+def test_what_is_written_is_a_matter_of_each_server(text, num_sightings, waits):
+    for url in ("redis://host", "mooncake://host/"):
+        policy = parse_remote(f"{url}?write={text}").write
+        assert (policy.num_sightings, policy.waits_until_full) == (num_sightings, waits)
+
+
 def test_a_socket_has_a_path_and_an_encrypted_server_a_certificate():
     socket = parse_remote("unix:///run/redis.sock?db=2")
     secret = parse_remote("rediss://host/?ca=/etc/ca.pem&verify=no")
@@ -49,6 +59,8 @@ def test_a_socket_has_a_path_and_an_encrypted_server_a_certificate():
         ("redis://host?tll=1s", "unknown option 'tll'"),
         ("redis://host?ttl=soon", "ttl: expected a duration"),
         ("redis://host?timeout=0", "timeout: expected more than 0"),
+        ("redis://host?write=back", "write: expected through, evict or seen:2"),
+        ("mooncake://host?write=seen:0", "write: expected through, evict or seen:2"),
     ],
 )
 def test_a_wrong_url_is_refused_with_the_reason(url, reason):
