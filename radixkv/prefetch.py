@@ -222,7 +222,8 @@ class Prefetcher:
             remote.is_weighed = True
             rate = self._ledger.rates.get_bytes_per_s
             if not self._is_worth_while(remote.num_absent, rate):
-                remote.end = remote.next_token
+                prefetch.remote = None  # whatever servers may answer yet
+                return
         while self._has_budget:
             get = self._remotes.get_next(remote, time=time)
             if get is None:

@@ -1,9 +1,9 @@
 """Finding and bringing what remote servers have of a prompt that waits.
 
-    a request queues ──▶ Lookup, one a server ──▶ how far each has it ──▶ Gets, in prefix order
+    a request queues ─┬▶ Lookup, one a server ──▶ how far each has it ──▶ Gets, in prefix order
+                      └▶ Gets of what a server is remembered to have had
 
-What a server has is a hint that may be wrong a moment later: a chunk counts when it has arrived and
-was checked. Nothing is kept of the hint but with the request that waits.
+What a server has may be gone a moment later: a chunk counts when it has arrived and was checked.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from radixkv.commands import ChunkArray, Completion, Get, Lookup
+from radixkv.commands import ChunkArray, Completion, CompletionStatus, Get, Lookup
 from radixkv.index import RadixIndex
 from radixkv.layout import KVLayout
 from radixkv.ledger import Ledger
 from radixkv.pause import Pause
+from radixkv.remote_hints import RemoteHints
 from radixkv.room import reserve
 from radixkv.units import MIB
 
@@ -36,7 +37,7 @@ class RemotePrefix:
         namespace: Which tree.
         next_token: Everything before it is here, on its way from the disk, or asked for.
         num_kept: Tokens that are kept here: what does not reach beyond them is of no use.
-        end: How far the best server has it; `next_token` or less where none has more.
+        end: How far the best server has it, or had it; `next_token` or less where none has more.
         remote: That server's place in the configuration.
         num_lookups: Servers that have not answered.
         is_weighed: It was decided whether bringing is worth while.
@@ -76,6 +77,7 @@ class RemoteReads:
         self._block_tokens = layout.block_tokens
         num_chunks = max(1, _GET_BYTES // (layout.token_bytes * self._step))
         self._get_tokens = num_chunks * self._step
+        self._hints = [RemoteHints(index.chunk_tokens) for _ in range(num_remotes)]
         self._pauses = [Pause(_FIRST_PAUSE_US, _LAST_PAUSE_US) for _ in range(num_remotes)]
         self._prefixes: dict[int, RemotePrefix] = {}  # by command under way
         self._is_stopped = False
@@ -91,6 +93,8 @@ class RemoteReads:
     def ask(self, tokens: NDArray[np.uint32], namespace: int, num_kept: int) -> RemotePrefix | None:
         """Ask every server that serves how far it has a prompt of which a part is kept here.
 
+        As far as one is remembered to have had it, its chunks may be asked for at once.
+
         Returns:
             What learns of the answers; None where nobody is asked.
         """
@@ -98,9 +102,16 @@ class RemoteReads:
         serving = self.serving
         if not serving or len(tokens) - num_kept < self._step // _LEAST_SHARE:
             return None
+        prefix = RemotePrefix(tokens, namespace, first, num_kept, first)
+        for number in serving:
+            known = self._hints[number].known(tokens, namespace)
+            if known > max(prefix.end, num_kept):
+                prefix.end, prefix.remote = known, number
+        if len(tokens) - prefix.end < self._step // _LEAST_SHARE:
+            return prefix  # there is nothing left to ask for
         with self._index.acquire(tokens, namespace, limit=first, release_gil=False) as kept:
             parent_key = self._index.prefix_key(kept, namespace)
-        prefix = RemotePrefix(tokens, namespace, first, num_kept, first, num_lookups=len(serving))
+        prefix.num_lookups = len(serving)
         for number in serving:
             command_id = self._ledger.next_id()
             self._prefixes[command_id] = prefix
@@ -114,6 +125,9 @@ class RemoteReads:
         prefix.num_lookups -= 1
         end = len(prefix.tokens) - len(lookup.tokens) + completion.num_ok
         end -= end % self._block_tokens
+        self._learn(lookup.remote, completion, prefix, end)
+        if lookup.remote == prefix.remote and end < prefix.end:  # it is not what it was
+            prefix.end = max(end, prefix.next_token)
         if end > max(prefix.end, prefix.num_kept):
             prefix.end, prefix.remote = end, lookup.remote
 
@@ -148,6 +162,14 @@ class RemoteReads:
         if completion.num_ok < len(get.chunks):
             first_lost = int(get.chunks["span"][completion.num_ok]) * self._step
             prefix.end = min(prefix.end, first_lost)
+            self._learn(get.remote, completion, prefix, first_lost)
+
+    def _learn(self, remote: int, completion: Completion, prefix: RemotePrefix, end: int) -> None:
+        """A server has shown that it has a prompt so far and no further, or that it fails."""
+        if completion.status is CompletionStatus.FAILED:
+            self._hints[remote].forget()
+        else:
+            self._hints[remote].note(prefix.tokens, prefix.namespace, end)
 
     def stop(self) -> None:
         """From now on nobody is asked."""

@@ -27,7 +27,7 @@ FLOORS = (
     },
     {"_native"},
     {"index", "tiers", "transfer", "gpu"},
-    {"room", "events"},
+    {"room", "events", "remote_hints"},
     {"remote_reads", "remote_writes"},
     {"prefetch"},
     {"planner", "executor", "restore", "follower", "publisher"},

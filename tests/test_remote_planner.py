@@ -4,84 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_planner import CHUNK, CHUNK_UNITS, LAYOUT, identity_slots, prompt
+from remote_script import ABSENT, CHUNK_BYTES, FAILED, FULL, OK, Script
+from test_planner import CHUNK, LAYOUT, identity_slots, prompt
 
-from radixkv.commands import (
-    Command,
-    Completion,
-    CompletionStatus,
-    Fetch,
-    Get,
-    Lookup,
-    Put,
-    Store,
-)
-from radixkv.config import CacheConfig
-from radixkv.planner import Planner
+from radixkv.commands import Completion, CompletionStatus, Fetch, Get, Lookup, Put
 from radixkv.ticks import Rates, TickRecord
-
-OK, FAILED, FULL = CompletionStatus.OK, CompletionStatus.FAILED, CompletionStatus.FULL
-ABSENT = CompletionStatus.ABSENT
-CHUNK_BYTES = CHUNK * LAYOUT.token_bytes
-
-
-class Script:
-    """A planner and the remote servers that a test plays."""
-
-    def __init__(
-        self,
-        *,
-        num_remotes: int = 1,
-        memory_chunks: int = 64,
-        disk_chunks: int = 0,
-        write="through",
-        **settings,
-    ) -> None:
-        urls = [f"redis://host{number}?write={write}" for number in range(num_remotes)]
-        config = CacheConfig.from_mapping({"chunk_tokens": CHUNK, "remotes": urls} | settings)
-        self.planner = Planner(
-            LAYOUT,
-            config,
-            memory_units=memory_chunks * CHUNK_UNITS,
-            disk_units=disk_chunks * CHUNK_UNITS,
-        )
-
-    def commands(self, *kinds: type[Command]) -> list:
-        """Take what was planned; it is all of these kinds."""
-        commands = self.planner.take_commands()
-        assert all(isinstance(command, kinds) for command in commands), commands
-        return commands
-
-    def end(self, command: Command, num_ok: int, status: CompletionStatus = OK) -> None:
-        self.planner.apply(
-            TickRecord(1000, (Completion(command.command_id, num_ok, status),), self.planner_rates)
-        )
-
-    planner_rates = Rates()
-
-    def pass_time(self, seconds: float) -> None:
-        self.planner.apply(TickRecord(round(seconds * 1e6), (), self.planner_rates))
-
-    def keep(self, tokens: np.ndarray) -> None:
-        """Store a prompt; nothing else is under way."""
-        store = self.planner.store(tokens, identity_slots, time=self.planner.new_admission())
-        self.planner.take_commands()
-        self.end(store, len(store.chunks))
-
-    def request(self, tokens: np.ndarray) -> list[Put]:
-        """Keep a prompt, of which a part may be kept; gives what is to be written then."""
-        store = self.planner.store(tokens, identity_slots, time=self.planner.new_admission())
-        if store is not None:
-            self.end(store, len(store.chunks))
-        self.pass_time(0.001)
-        return [command for command in self.planner.take_commands() if isinstance(command, Put)]
-
-    def ask(self, tokens: np.ndarray, num_found: int):
-        """A request queues, and the first server has so much of what was asked."""
-        prefetch = self.planner.prefetch(tokens)
-        [lookup] = self.commands(Lookup)
-        self.end(lookup, num_found)
-        return prefetch
 
 
 def test_what_a_server_has_is_brought_in_prefix_order_and_counts_when_it_is_there():
@@ -254,7 +181,7 @@ def test_two_requests_wait_for_the_same_chunks_and_bring_them_once():
     tokens = prompt(1, 3)
     first = script.ask(tokens, 3 * CHUNK)
     [get] = script.commands(Get)
-    second = script.ask(tokens, 3 * CHUNK)
+    second = script.planner.prefetch(tokens)
     assert script.commands() == []
     assert not second.done
 
@@ -369,67 +296,3 @@ def test_no_more_than_a_part_of_memory_waits_to_be_written():
     assert sum(len(put.chunks) for put in puts) * CHUNK_BYTES == 32 << 20
     waiting = 20 * 128 - 512 - script.planner.counters.puts_dropped // CHUNK
     assert waiting * CHUNK_BYTES == 32 << 20  # an eighth
-
-
-def tokens_of(puts: list[Put]) -> list[int]:
-    return [token for put in puts for token in put.tokens.tolist()]
-
-
-def test_what_few_requests_had_is_not_written():
-    script = Script(write="seen:3")
-    system = prompt(1, 2)
-    asked = [np.concatenate([system, prompt(seed, 1)]) for seed in (2, 3, 4, 2, 2)]
-
-    assert script.request(asked[0]) == []
-    assert script.request(asked[1]) == []
-    assert tokens_of(script.request(asked[2])) == system.tolist()
-    assert script.request(asked[3]) == []
-    assert tokens_of(script.request(asked[4])) == asked[4][len(system) :].tolist()
-
-
-def test_a_request_that_stores_in_parts_has_a_chunk_once():
-    script = Script(write="seen:2")
-    tokens = prompt(1, 4)
-    time = script.planner.new_admission()
-    for end in (1, 2, 3, 4):
-        store = script.planner.store(tokens[: end * CHUNK], identity_slots, time=time)
-        script.commands(Store)
-        script.end(store, 1)
-
-    assert script.commands() == []
-    assert tokens_of(script.request(tokens)) == tokens.tolist()
-
-
-def test_what_has_left_memory_and_comes_again_is_seen_for_the_first_time():
-    script = Script(write="seen:2", memory_chunks=4)
-    script.request(prompt(1, 4))
-    script.request(prompt(2, 4))
-
-    assert script.request(prompt(1, 4)) == []
-    assert tokens_of(script.request(prompt(1, 4))) == prompt(1, 4).tolist()
-
-
-def test_what_rests_is_written_before_memory_is_full_oldest_first_but_for_what_is_used():
-    script = Script(write="evict", memory_chunks=32)
-    written = [script.request(prompt(seed, 4)) for seed in range(7)]
-    assert written == [[]] * 7
-
-    script.request(prompt(0, 4))
-    puts = script.request(prompt(7, 2))
-
-    assert tokens_of(puts) == prompt(1, 4).tolist()
-    for put in puts:
-        script.end(put, len(put.chunks))
-    script.planner.index.check_invariants()
-
-
-def test_what_rests_stays_where_the_server_takes_nothing():
-    script = Script(write="evict", memory_chunks=32)
-    for seed in range(7):
-        script.request(prompt(seed, 4))
-    puts = script.request(prompt(7, 2))
-    script.end(puts[0], 0, FAILED)
-
-    assert script.request(prompt(8, 1)) == []
-    script.pass_time(0.6)
-    assert tokens_of(script.request(prompt(9, 1))) == prompt(1, 4).tolist()
