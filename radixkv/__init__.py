@@ -25,6 +25,7 @@ from radixkv.errors import (
     TierLockedError,
     UnsupportedError,
 )
+from radixkv.events import ChunkRemoved, ChunkStored, take_events
 from radixkv.executor import Executor
 from radixkv.group import RankGroup
 from radixkv.index import Match, PrefixHandle, RadixIndex, SubtreeMark, SubtreeStats
@@ -37,6 +38,8 @@ from radixkv.ticks import RateMeter, Rates, TickRecord, TickRow
 
 __all__ = [
     "CacheConfig",
+    "ChunkRemoved",
+    "ChunkStored",
     "Clear",
     "Command",
     "Completion",
@@ -80,4 +83,5 @@ __all__ = [
     "find_model",
     "inspect_ranks",
     "model_identity",
+    "take_events",
 ]

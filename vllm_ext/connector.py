@@ -128,6 +128,10 @@ class RadixKVConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     def get_kv_connector_stats(self) -> RadixKVStats | None:
         return None if self.scheduler is None else self._stats.take()
 
+    def take_events(self) -> list[Any]:
+        events = None if self.scheduler is None else self.scheduler.events
+        return [] if events is None else events.take()
+
     # --- a worker's
 
     def register_kv_caches(self, kv_caches: dict[str, Any]) -> None:

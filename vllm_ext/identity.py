@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import platform
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,19 @@ _AS_IT_IS: dict[str, tuple[object, ...]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Whose requests share a tree, in the words of vLLM's requests."""
+
+    lora_name: str | None = None
+    cache_salt: str | None = None
+
+    def extra_keys(self, *, is_first: bool) -> tuple[str, ...] | None:
+        """What vLLM hashes beside the tokens of a block; the salt only in a prompt's first one."""
+        keys = (self.lora_name, self.cache_salt if is_first else None)
+        return tuple(key for key in keys if key is not None) or None
+
+
 class Namespaces:
     """The trees of one engine, by what requests bring along.
 
@@ -44,6 +58,7 @@ class Namespaces:
         self._base = base
         self._loras: dict[tuple[str, int, str], str] = {}
         self._trees: dict[tuple[str, str], int] = {}
+        self._origins = {planner.index.namespace(base.digest()): Origin()}
 
     def tree_of(self, request: Any) -> int | None:
         """The tree of a request; None where it cannot be told."""
@@ -53,8 +68,14 @@ class Namespaces:
         name = (lora, request_key(request))
         if name not in self._trees:
             space = dataclasses.replace(self._base, lora=name[0], request_key=name[1])
-            self._trees[name] = self._planner.index.namespace(space.digest())
+            tree = self._planner.index.namespace(space.digest())
+            self._trees[name] = tree
+            self._origins.setdefault(tree, _origin_of(request))
         return self._trees[name]
+
+    def origin_of(self, tree: int) -> Origin | None:
+        """Whose a tree is; None where no request of this engine has asked for it."""
+        return self._origins.get(tree)
 
     def _lora_of(self, lora: Any) -> str | None:
         """Names an adapter by its weights; empty without one, None where they may change."""
@@ -66,6 +87,11 @@ class Namespaces:
         if key not in self._loras:
             self._loras[key] = _adapter_identity(lora.lora_path)
         return self._loras[key]
+
+
+def _origin_of(request: Any) -> Origin:
+    lora = getattr(request, "lora_request", None)
+    return Origin(None if lora is None else lora.lora_name, getattr(request, "cache_salt", None))
 
 
 def engine_namespace(

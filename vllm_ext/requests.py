@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from array import array
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +27,8 @@ class RequestState:
         blocks: Its blocks on the device, in order.
         admission: Number of its admission, the recency of what it uses; 0 before it.
         prefetch: Under way while it waits in the queue.
-        memory_tokens_before: Tokens in memory before its prefetch brought more; None without one.
+        memory_end: Where what memory had ended when its prefetch began, if there was one.
+        disk_end: Where what comes from disk ends, and what comes from remote servers begins.
         local_tokens: What the device had when it was last matched.
         stored_tokens: How far stores have been asked for.
     """
@@ -39,7 +41,8 @@ class RequestState:
     blocks: list[int] = field(default_factory=list)
     admission: int = 0
     prefetch: Prefetch | None = None
-    memory_tokens_before: int | None = None
+    memory_end: int = sys.maxsize
+    disk_end: int = sys.maxsize
     local_tokens: int = 0
     stored_tokens: int = 0
 

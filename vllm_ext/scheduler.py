@@ -31,6 +31,7 @@ from radixkv import (
     inspect_ranks,
 )
 from vllm_ext.identity import Namespaces, engine_namespace
+from vllm_ext.kv_events import TierEvents
 from vllm_ext.layout import block_slots, blocks_of, slots_of
 from vllm_ext.metadata import Outcome, StepPlan, WorkerReport, join
 from vllm_ext.requests import RequestState, may_read, may_write, tokens_of
@@ -67,6 +68,10 @@ class SchedulerSide:
             vllm_config, kv_cache_config, layout, config.chunk_tokens, config.namespace_salt
         )
         self._namespaces = Namespaces(self.planner, space)
+        told = getattr(vllm_config, "kv_events_config", None)
+        self.events: TierEvents | None = None
+        if told is not None and told.enable_kv_cache_events:
+            self.events = TierEvents(self.planner.index, self._namespaces)
         self._requests: dict[str, RequestState] = {}
         self._loading: dict[int, str] = {}  # command id of a load → request
         self._reading: dict[int, set[int]] = {}  # command id of a store → blocks that it reads
@@ -123,14 +128,19 @@ class SchedulerSide:
         self._written.update(block_ids[first // self._block_tokens :])
 
     def hit_sources(self, request: Any, num_external_tokens: int) -> dict[str, int]:
-        """Of the tokens that are loaded, which tier had them: "host" or "disk"."""
-        state = self._requests.get(request.request_id)
-        from_disk = 0
-        if state is not None and state.memory_tokens_before is not None:
-            last = state.local_tokens + num_external_tokens
-            from_disk = max(0, last - max(state.memory_tokens_before, state.local_tokens))
-        found = {"host": num_external_tokens - from_disk, "disk": from_disk}
-        return {tier: count for tier, count in found.items() if count}
+        """Of the tokens that are loaded, which tier had them when the request came, in the names
+        of vLLM's `CacheHitSource`: it has none for a remote server.
+        """
+        state = self._requests[request.request_id]
+        first, last = state.local_tokens, state.local_tokens + num_external_tokens
+        memory_end = min(max(first, state.memory_end), last)
+        disk_end = min(max(memory_end, state.disk_end), last)
+        found = {
+            "host": memory_end - first,
+            "disk": disk_end - memory_end,
+            "external_unspecified": last - disk_end,
+        }
+        return {source: count for source, count in found.items() if count}
 
     def _open(self, request: Any) -> RequestState | None:
         """The state of a request; None where its token ids do not say what its KV is."""
@@ -162,9 +172,12 @@ class SchedulerSide:
 
     def _begin_prefetch(self, state: RequestState) -> None:
         limit = self._matchable(state)
-        state.prefetch = self.planner.prefetch(state.tokens, state.tree, limit=limit)
-        if state.prefetch is not None:
-            state.memory_tokens_before = state.prefetch.tokens_before
+        prefetch = self.planner.prefetch(state.tokens, state.tree, limit=limit)
+        state.prefetch = prefetch
+        if prefetch is not None:
+            state.memory_end = state.disk_end = prefetch.tokens_before
+            if prefetch.uses_disk:
+                state.disk_end = prefetch.handle.num_tokens
 
     def _end_prefetch(self, state: RequestState) -> None:
         if state.prefetch is not None:

@@ -101,9 +101,17 @@ class VllmHost:
 
         return call
 
-    def start(self, model: Path, connector: dict[str, Any] | None = None, **engine: Any) -> None:
+    def start(
+        self,
+        model: Path,
+        connector: dict[str, Any] | None = None,
+        *,
+        events_endpoint: str | None = None,
+        **engine: Any,
+    ) -> None:
         """Replace the engine by another."""
-        self._call("start", {"model": str(model), "connector": connector, "engine": engine})
+        wanted = {"connector": connector, "engine": engine, "events_endpoint": events_endpoint}
+        self._call("start", {"model": str(model)} | wanted)
 
     @property
     def is_alive(self) -> bool:

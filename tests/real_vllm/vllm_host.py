@@ -16,7 +16,9 @@ import json
 import os
 import sys
 import time
+from array import array
 from collections.abc import Callable, Iterable
+from types import SimpleNamespace
 from typing import Any
 
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
@@ -26,7 +28,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 import interventions
 import stored_forms
 from vllm import LLM, SamplingParams
-from vllm.config import KVTransferConfig
+from vllm.config import KVEventsConfig, KVTransferConfig
 from vllm.distributed.kv_transfer import get_kv_transfer_group, has_kv_transfer_group
 from vllm.platforms.cpu import CpuPlatform
 
@@ -53,11 +55,13 @@ class Host:
         model: str,
         connector: dict[str, Any] | None = None,
         engine: dict[str, Any] | None = None,
+        events_endpoint: str | None = None,
     ) -> None:
         """Replace the engine by another."""
         self.stop()
         _schedule_ahead((engine or {}).get("async_scheduling", False))
         transfer = None if connector is None else KVTransferConfig(**connector)
+        told = None if events_endpoint is None else KVEventsConfig(True, "zmq", events_endpoint)
         defaults = {"dtype": "float32", "block_size": 32, "max_model_len": 1024, "max_num_seqs": 8}
         self.llm = LLM(
             model=model,
@@ -66,6 +70,7 @@ class Host:
             seed=0,
             disable_log_stats=False,
             kv_transfer_config=transfer,
+            kv_events_config=told,
             **(defaults | (engine or {})),
         )
         self.prefilled_tokens = self.num_preemptions = 0
@@ -184,6 +189,13 @@ class Host:
                 "memory_chunks": stats.memory.ready_chunks,
             }
         return found
+
+    def kept_tokens(self, prompt: list[int]) -> dict[str, int]:
+        """How much of a prompt a match finds, on both tiers and in memory alone."""
+        side = self._connector.scheduler
+        tree = side._namespaces.tree_of(SimpleNamespace())  # as of a request that names nothing
+        found = side.planner.match(array("I", prompt), tree)
+        return {"any": found.num_tokens, "memory": found.num_memory_tokens}
 
     def resident_bytes(self) -> int:
         """Memory that this process occupies."""
