@@ -18,6 +18,7 @@ from radixkv.counters import PlannerCounters
 from radixkv.errors import (
     ConfigError,
     HandleClosedError,
+    IndexFormatError,
     PinLimitError,
     RadixKVError,
     TierError,
@@ -28,7 +29,15 @@ from radixkv.errors import (
 from radixkv.events import ChunkRemoved, ChunkStored, take_events
 from radixkv.executor import Executor
 from radixkv.group import RankGroup
-from radixkv.index import Match, PrefixHandle, RadixIndex, SubtreeMark, SubtreeStats
+from radixkv.index import (
+    IndexJournal,
+    Match,
+    PrefixHandle,
+    RadixIndex,
+    Subtree,
+    SubtreeMark,
+    SubtreeStats,
+)
 from radixkv.layout import EngineMemory, KVLayout, describe_arrays
 from radixkv.namespace import Namespace, common_identity, find_model, model_identity
 from radixkv.planner import Planner, SlotSource
@@ -51,6 +60,8 @@ __all__ = [
     "Executor",
     "Fetch",
     "HandleClosedError",
+    "IndexFormatError",
+    "IndexJournal",
     "KVCache",
     "KVLayout",
     "Load",
@@ -69,6 +80,7 @@ __all__ = [
     "SlotSource",
     "Spill",
     "Store",
+    "Subtree",
     "SubtreeMark",
     "SubtreeStats",
     "TickRecord",

@@ -15,6 +15,7 @@ __all__: list[str] = [
     "DiskOptions",
     "Executor",
     "ExecutorOptions",
+    "IndexJournal",
     "IndexStats",
     "KeptRuns",
     "MAX_HEAD_BYTES",
@@ -24,6 +25,7 @@ __all__: list[str] = [
     "RadixIndex",
     "RedisEndpoint",
     "RunStats",
+    "SavedIndex",
     "SubtreeMark",
     "SubtreeStats",
     "TierStats",
@@ -181,6 +183,10 @@ class RadixIndex:
         """
         Matches and pins what was found until the handle is closed.
         """
+    def adopt(self, path: str) -> int:
+        """
+        See `RadixIndex.adopt`.
+        """
     def advance(
         self, now: typing.SupportsInt | typing.SupportsIndex
     ) -> tuple[numpy.ndarray, numpy.ndarray]:
@@ -280,6 +286,10 @@ class RadixIndex:
         """
         Reserves and completes at once, evicting as needed. Returns the number of chunks added.
         """
+    def journal(self, path: str) -> IndexJournal:
+        """
+        See `RadixIndex.journal`.
+        """
     def marks(self) -> list[SubtreeMark]:
         """
         All that was said about prefixes, in the order in which they were first named.
@@ -373,6 +383,10 @@ class RadixIndex:
         """
         The next chunks of one path to write to disk: (chunks, tokens, digest, missing_units).
         """
+    def restore(self, saved: SavedIndex) -> None:
+        """
+        Becomes what was saved. ValueError where it is not empty; see `open`.
+        """
     def restore_disk(
         self,
         parent_index: numpy.typing.NDArray[numpy.int64],
@@ -390,6 +404,10 @@ class RadixIndex:
     def run_stats(self) -> RunStats:
         """
         Counts of what `find_runs` goes by.
+        """
+    def save(self, path: str) -> None:
+        """
+        See `RadixIndex.save`.
         """
     def set_priority(
         self,
@@ -499,6 +517,15 @@ class RadixIndex:
         """
         Waits until `find_runs` knows all that is kept; False where that takes longer.
         """
+    def walk_subtree(
+        self,
+        tokens: typing.Any,
+        namespace: typing.SupportsInt | typing.SupportsIndex,
+        with_path: bool,
+    ) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray, numpy.ndarray, numpy.ndarray]:
+        """
+        See `RadixIndex.walk`.
+        """
     @property
     def chunk_tokens(self) -> int: ...
     @property
@@ -582,6 +609,75 @@ class SubtreeStats:
     def tokens(self) -> int:
         """
         Of these chunks.
+        """
+
+class SavedIndex:
+    """
+    An index as its file has it.
+    """
+    def __init__(self, path: str) -> None: ...
+    @property
+    def chunk_tokens(self) -> int: ...
+    @property
+    def disk_bytes(self) -> int: ...
+    @property
+    def max_pinned(self) -> float: ...
+    @property
+    def memory_bytes(self) -> int | None: ...
+    @property
+    def num_lost_bytes(self) -> int:
+        """
+        Bytes at the end that were torn or damaged, and do not count.
+        """
+    @property
+    def policy(self) -> str: ...
+    @property
+    def tail_slack(self) -> int: ...
+    @property
+    def token_bytes(self) -> int: ...
+    @property
+    def unit_bytes(self) -> int: ...
+
+class IndexJournal:
+    """
+    Writes down what becomes of an index.
+
+    The file begins with a snapshot, and is always one that `RadixIndex.open` reads: as the index was
+    with the last `flush` that came whole to the disk. Nothing is written but by these calls. Any thread
+    may make them, one at a time; matches and changes go on beside them, but not beside a snapshot.
+    """
+    def __enter__(self) -> IndexJournal: ...
+    def __exit__(self, type: typing.Any, value: typing.Any, traceback: typing.Any) -> None: ...
+    def close(self) -> None:
+        """
+        Flush, and write nothing more. A second call does nothing.
+        """
+    def compact(self) -> None:
+        """
+        Begin the file anew with a snapshot; worth it once `num_bytes` has outgrown `num_snapshot_bytes` by far. Raises as `flush` does.
+        """
+    def flush(self, *, sync: bool = True) -> None:
+        """
+        Append what has changed since the last call.
+
+        Args:
+            sync: Wait until it is on the disk. Else it survives the process, not the machine.
+
+        Raises:
+            OSError: It could not be written; the next call tries again.
+            ValueError: The journal was closed.
+        """
+    @property
+    def is_closed(self) -> bool: ...
+    @property
+    def num_bytes(self) -> int:
+        """
+        Of the file.
+        """
+    @property
+    def num_snapshot_bytes(self) -> int:
+        """
+        Of the snapshot that the file begins with.
         """
 
 class ChunkFollower:

@@ -4,6 +4,7 @@
     ├── ConfigError          a setting is unknown, malformed or out of range (also a ValueError)
     ├── UnsupportedError     the engine, model or version is not served; says which and what to do
     ├── HandleClosedError    a handle was used after it was closed
+    ├── IndexFormatError     a saved index is damaged, or something else
     ├── PinLimitError        more of a tier would be pinned than may be
     └── TierError            a tier could not be opened or used: tier, operation, reason
         ├── TierLockedError      another process uses the folder
@@ -28,6 +29,10 @@ class UnsupportedError(RadixKVError):
 
 class HandleClosedError(RadixKVError):
     """A handle was used after it was closed."""
+
+
+class IndexFormatError(RadixKVError):
+    """The file is not a saved index, is damaged, or is of another format version."""
 
 
 class PinLimitError(RadixKVError):

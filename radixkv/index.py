@@ -29,8 +29,13 @@ tokens, unless `release_gil=False`.
 
 from __future__ import annotations
 
+import logging
+import os
+from typing import Self, cast
+
 from radixkv import _native
 from radixkv._native import (
+    IndexJournal,
     IndexStats,
     Match,
     PrefixHandle,
@@ -38,14 +43,18 @@ from radixkv._native import (
     SubtreeStats,
     TierStats,
 )
+from radixkv.commands import Tokens
 from radixkv.config import DEFAULT_POLICY, Policy
 from radixkv.layout import UNIT_ALIGNMENT, UNITS_PER_CHUNK
+from radixkv.subtree import Subtree
 
 __all__ = [
+    "IndexJournal",
     "IndexStats",
     "Match",
     "PrefixHandle",
     "RadixIndex",
+    "Subtree",
     "SubtreeMark",
     "SubtreeStats",
     "TierStats",
@@ -93,3 +102,117 @@ class RadixIndex(_native.RadixIndex):
             policy=policy,
             max_pinned=max_pinned,
         )
+
+    def walk(self, tokens: Tokens, namespace: int = 0, *, with_path: bool = False) -> Subtree:
+        """Give every chunk that is kept and whose path begins with `tokens`.
+
+        A snapshot: chunks may leave a call later. Looks at each of them.
+
+        Args:
+            tokens: The prefix; none means the whole namespace.
+            namespace: Which tree.
+            with_path: Also the chunks that lead there, as a subtree for `plant` must have them.
+        """
+        return Subtree(*self.walk_subtree(tokens, namespace, with_path))
+
+    def plant(self, subtree: Subtree, namespace: int = 0, *, time: int) -> int:
+        """Take in a subtree of another index, as if it had just been stored; moves no bytes.
+
+        As `insert` of each of its paths, evicting as needed.
+
+        Args:
+            subtree: Walked with its path, in an index of any size of chunks.
+            namespace: Which tree.
+            time: The recency that all of it gets.
+
+        Returns:
+            Chunks added.
+
+        Raises:
+            ValueError: The subtree was walked without its path.
+        """
+        return sum(self.insert(prompt, namespace, time=time) for prompt in subtree.prompts())
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the index to a file, for `RadixIndex.open`.
+
+        Saved are the chunks that are ready, with their extents, recency and uses, what was said
+        about subtrees, and the counts of `stats`; not handles, and not what is being written. A
+        file of that name is replaced once the new one is whole and on the disk. Matches go on
+        meanwhile.
+
+        Args:
+            path: The file.
+
+        Raises:
+            OSError: It could not be written; a file of that name is as it was.
+        """
+        super().save(os.fspath(path))
+
+    def journal(self, path: str | os.PathLike[str]) -> IndexJournal:
+        """Save the index, and go on to write down what becomes of it.
+
+        Args:
+            path: The file. It is replaced.
+
+        Returns:
+            The journal; it writes when its `flush` is called.
+
+        Raises:
+            OSError: The file could not be written.
+            ValueError: The index has a journal already.
+        """
+        return super().journal(os.fspath(path))
+
+    def adopt(self, path: str | os.PathLike[str]) -> int:
+        """Take from a saved index what the chunks that this one has too were worth to it.
+
+        For an index whose tiers were reopened: recency and uses of the chunks that came back, told
+        by their tokens, and all that was said about subtrees.
+
+        Args:
+            path: A file of `save` or of a journal.
+
+        Returns:
+            How many chunks both have.
+
+        Raises:
+            IndexFormatError: It is not a saved index, or a damaged one.
+            OSError: It cannot be read.
+        """
+        return super().adopt(os.fspath(path))
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """Make the index anew that `save` or a journal wrote, with the settings that it had.
+
+        Back come the chunks that were ready, in the same extents, with their recency and uses, what
+        was said about subtrees, and the counts of `stats`. Ids of chunks are others, and so may be
+        the numbers of namespaces. What a torn end of a journal had is lost, and logged.
+
+        Args:
+            path: The file.
+
+        Raises:
+            IndexFormatError: It is not a saved index, or a damaged one.
+            OSError: It cannot be read.
+        """
+        saved = _native.SavedIndex(os.fspath(path))
+        index = cls(
+            chunk_tokens=saved.chunk_tokens,
+            token_bytes=saved.token_bytes,
+            memory_bytes=saved.memory_bytes,
+            disk_bytes=saved.disk_bytes,
+            tail_slack=saved.tail_slack,
+            unit_bytes=saved.unit_bytes,
+            policy=cast(Policy, saved.policy),
+            max_pinned=saved.max_pinned,
+        )
+        index.restore(saved)
+        if saved.num_lost_bytes:
+            logging.getLogger(__name__).warning(
+                "%s: the last %d bytes are torn or damaged and do not count",
+                path,
+                saved.num_lost_bytes,
+            )
+        return index

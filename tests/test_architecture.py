@@ -23,7 +23,7 @@ FLOORS = (
     {
         *("errors", "units", "settings", "config"),
         *("namespace", "layout", "commands", "ticks", "group", "metrics", "numa"),
-        *("remote_url", "counters", "pause", "ledger", "write_policy"),
+        *("remote_url", "counters", "pause", "ledger", "write_policy", "subtree"),
     },
     {"_native"},
     {"index", "tiers", "transfer", "gpu"},

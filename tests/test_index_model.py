@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path as FilePath
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
 from index_machine import CHUNK_TOKENS, DIGESTS, Command, Held, as_array
-from index_marks_machine import MarkRules
+from index_marks_machine import numbers
 from index_marks_model import Path
 from index_model_values import (
     ABSENT,
@@ -20,15 +22,12 @@ from index_model_values import (
     ModelChunk,
     ModelPolicy,
 )
+from index_saving_machine import SavingRules
 
 steps_done = 0
 
-# What a rule does follows from one number. Mixed, since the small ones that hypothesis likes would
-# all choose alike.
-numbers = st.integers(0, 2**24 - 1).map(lambda number: number * 0x9E3779B1 % 2**32)
 
-
-class IndexMachine(MarkRules):
+class IndexMachine(SavingRules):
     @initialize(seeds=st.lists(numbers, max_size=12))
     def fill(self, seeds: list[int]) -> None:
         for number in seeds:
@@ -409,11 +408,11 @@ class IndexMachine(MarkRules):
             self.index.complete_fetch(command.refs, len(command.refs))
 
 
-def run(policy: ModelPolicy, max_examples: int, num_steps: int) -> int:
+def run(policy: ModelPolicy, folder: FilePath, max_examples: int, num_steps: int) -> int:
     """How many steps were compared."""
     before = steps_done
     run_state_machine_as_test(
-        type("IndexMachine", (IndexMachine,), {"policy": policy}),
+        type("IndexMachine", (IndexMachine,), {"policy": policy, "file": folder / "index"}),
         settings=settings(
             max_examples=max_examples,
             stateful_step_count=num_steps,
@@ -431,11 +430,11 @@ def named(policy: ModelPolicy) -> str:
 
 
 @pytest.mark.parametrize("policy", MODEL_POLICIES, ids=named)
-def test_the_index_does_what_the_model_does(policy):
-    assert run(policy, max_examples=4, num_steps=50) > 50
+def test_the_index_does_what_the_model_does(policy, tmp_path):
+    assert run(policy, tmp_path, max_examples=4, num_steps=50) > 50
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("policy", MODEL_POLICIES, ids=named)
-def test_the_index_does_what_the_model_does_over_20000_steps(policy):
-    assert run(policy, max_examples=100, num_steps=120) >= 20_000 / len(MODEL_POLICIES)
+def test_the_index_does_what_the_model_does_over_20000_steps(policy, tmp_path):
+    assert run(policy, tmp_path, max_examples=100, num_steps=120) >= 20_000 / len(MODEL_POLICIES)

@@ -442,6 +442,7 @@ void bind_index(py::module_& module) {
   bind_index_runs(cls);
   bind_looking(cls);
   bind_index_subtrees(module, cls);
+  bind_index_saving(module, cls);
 }
 
 }  // namespace radixkv::bind

@@ -19,6 +19,8 @@ namespace {
 
 using namespace pybind11::literals;
 
+// Chunks, index of each one's parent, all tokens, times, uses.
+using PySubtree = py::typing::Tuple<py::array, py::array, py::array, py::array, py::array>;
 using PyExpired = py::typing::Tuple<py::array, py::array>;
 
 // Bytes of a quota, rounded down to whole units.
@@ -273,6 +275,22 @@ void bind_subtree_reading(IndexClass& cls) {
         return marks;
       },
       "All that was said about prefixes, in the order in which they were first named.");
+  cls.def(
+      "walk_subtree",
+      [](const SharedIndex& index, py::handle tokens, NamespaceId space,
+         bool with_path) -> PySubtree {
+        const TokenArgument argument(tokens);
+        const TokenView view = argument.view(py::none());
+        const Subtree subtree = index.read(
+            [&](const RadixIndex& native) { return native.walk_subtree(space, view, with_path); });
+        const auto as_array = []<class Value>(const std::vector<Value>& values) {
+          return py::array_t<Value>(static_cast<py::ssize_t>(values.size()), values.data());
+        };
+        return py::make_tuple(to_array(subtree.chunks), as_array(subtree.parent_index),
+                              as_array(subtree.tokens), as_array(subtree.time),
+                              as_array(subtree.num_uses));
+      },
+      "tokens"_a, "namespace"_a, "with_path"_a, "See `RadixIndex.walk`.");
   cls.def(
       "subtree_stats",
       [](const SharedIndex& index, py::handle tokens, NamespaceId space) {

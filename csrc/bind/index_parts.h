@@ -8,5 +8,6 @@
 namespace radixkv::bind {
 
 void bind_index_subtrees(pybind11::module_& module, IndexClass& index);
+void bind_index_saving(pybind11::module_& module, IndexClass& index);
 
 }  // namespace radixkv::bind

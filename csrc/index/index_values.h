@@ -110,6 +110,16 @@ struct SubtreeStats {
   std::array<std::uint64_t, kNumTiers> units = {0, 0};
 };
 
+// The chunks of a subtree, parents before their children. All have one entry a chunk, but `tokens`,
+// which has theirs one after the other.
+struct Subtree {
+  std::vector<ChunkRef> chunks;
+  std::vector<std::int64_t> parent_index;  // -1: its parent, if any, is not among them
+  std::vector<Token> tokens;
+  std::vector<std::uint64_t> time;
+  std::vector<std::uint16_t> num_uses;
+};
+
 struct TierStats {
   std::uint64_t ready_chunks = 0;
   std::uint64_t writing_chunks = 0;
@@ -143,6 +153,23 @@ struct RestoredChunks {
   std::span<const std::int32_t> namespace_index;
   std::span<const NamespaceDigest> digests;
   std::span<const std::uint64_t> time;
+};
+
+// A chunk to put into an index that does not have it, ready on the tiers where it has an extent.
+struct SavedChunk {
+  const Token* tokens = nullptr;  // not owned
+  std::int64_t parent = -1;       // an earlier one, or -1 for the first of a prompt
+  std::int32_t space = 0;         // index into the digests that come with it
+  std::uint16_t num_tokens = 0;
+  std::uint16_t num_units = 0;
+  std::uint16_t num_uses = 0;
+  std::uint64_t time = 0;
+  std::array<std::uint32_t, kNumTiers> offset = {kNoExtent, kNoExtent};  // kNoExtent: not there
+
+  bool is_kept() const {
+    return offset[index_of(Tier::kMemory)] != kNoExtent ||
+           offset[index_of(Tier::kDisk)] != kNoExtent;
+  }
 };
 
 }  // namespace radixkv

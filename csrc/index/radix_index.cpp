@@ -69,6 +69,7 @@ NamespaceId RadixIndex::find_namespace(const NamespaceDigest& digest) {
   if (is_new) {
     roots_.emplace_back(tree_.add_root(), digest);
     root_by_node_.emplace(roots_.back().first, entry->second);
+    if (changes_.is_on()) changes_.add_space(roots_.back().first, digest);
   }
   return roots_[entry->second].first;
 }

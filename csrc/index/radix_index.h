@@ -27,6 +27,7 @@
 #include <array>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -38,6 +39,7 @@
 
 #include "core/chunk_key.h"
 #include "core/types.h"
+#include "index/change_log.h"
 #include "index/chunk_table.h"
 #include "index/event_log.h"
 #include "index/extent_allocator.h"
@@ -49,7 +51,9 @@
 
 namespace radixkv {
 
+class IndexFile;
 class RunFinder;
+class SavedIndex;
 
 class RadixIndex {
  public:
@@ -193,10 +197,30 @@ class RadixIndex {
   // Null before. It has locks of its own: building is no change of the index.
   RunFinder* runs() const { return runs_.get(); }
 
+  // --- Saving (radix_index_save.cpp). What is ready is saved, with recency, uses, marks and
+  // counts; what is pinned by handles, used or being written is not. ---
+
+  // Writes a whole snapshot.
+  void save(IndexFile& file) const;
+
+  // From now on what changes is written down, until it is taken. Throws where it is already.
+  void record_changes(bool is_on);
+  std::vector<std::byte> take_changes();
+
+  // Becomes what was saved. REQUIRES: the same settings. Throws where the index is not empty, and
+  // where extents contradict each other.
+  void restore(const SavedIndex& saved);
+
+  // Takes from what was saved the recency and uses of the chunks that it has too, and the marks.
+  // Returns how many chunks those are.
+  std::size_t adopt(const SavedIndex& saved);
+
   // --- Looking (radix_index_check.cpp) ---
 
   IndexStats stats() const;
-  // All chunks whose path begins with `prefix`. Looks at each.
+  // All chunks whose path begins with `prefix` and that are kept (radix_index_subtree.cpp).
+  // `with_path`: also those that lead to them.
+  Subtree walk_subtree(NamespaceId space, const TokenView& prefix, bool with_path) const;
   SubtreeStats subtree_stats(NamespaceId space, const TokenView& prefix) const;
   std::uint64_t state_hash() const { return hash_; }
   // Throws std::logic_error that says which invariant is broken. Slow.
@@ -335,8 +359,11 @@ class RadixIndex {
   std::vector<ChunkId> pop_spill_run(std::size_t max_chunks);
   const NamespaceDigest& digest_of(ChunkId id) const;
   void append_tokens(ChunkId id, std::vector<Token>& out) const;
-  void restore_chain(const RestoredChunks& restored, std::span<const std::size_t> chain,
-                     std::span<const std::uint64_t> token_begin, std::vector<ChunkId>& ids);
+  void occupy(Tier which, std::span<const SavedChunk> chunks);
+  void restore_chunks(std::span<const SavedChunk> chunks, std::span<const NamespaceDigest> digests);
+  void restore_chain(std::span<const SavedChunk> chunks, std::span<const NamespaceDigest> digests,
+                     std::span<const std::size_t> chain, std::vector<ChunkId>& ids);
+  bool restore_extent(ChunkId id, Tier which, const SavedChunk& chunk);
 
   // Keys (radix_index_keys.cpp).
   const Digest& key_of(ChunkId id);
@@ -351,6 +378,9 @@ class RadixIndex {
   std::vector<ChunkRef> evict_but(ChunkId spared, Tier which, std::uint64_t num_units);
   bool passed_over(ChunkId id, Tier which);
 
+  // Subtrees (radix_index_subtree.cpp).
+  std::vector<ChunkId> kept_below(NamespaceId space, const TokenView& prefix) const;
+
   // Marking (radix_index_marks.cpp).
   MarkId make_mark(NamespaceId space, const TokenView& prefix);
   MarkId find_mark(NamespaceId space, const TokenView& prefix) const;
@@ -360,9 +390,21 @@ class RadixIndex {
   void require_pin_fits(const Path& path, const TokenView& prefix) const;
   std::uint64_t most_pinned_units(Tier tier) const;
   std::vector<MarkId> evictable_groups(Tier tier) const;
-  template <class Change>
-  void change_mark(NamespaceId space, const TokenView& prefix, bool takes_back, Change change);
+  void change_mark(NamespaceId space, const TokenView& prefix, bool takes_back,
+                   const std::function<void(Mark&)>& change);
   std::size_t end_pins(const std::string* owner, std::uint64_t now);
+
+  MarkValues mark_values(const Mark& mark) const;
+
+  // Saving (radix_index_save.cpp).
+  bool is_told(ChunkId id) const;
+  void tell_chunk(ChunkId id, ChangeLog& log) const;
+  void note_ready(ChunkId id, Tier which);
+  void note_left(ChunkId id, Tier which);
+  void note_changed(ChunkId id);
+  void note_mark(MarkId id);
+  IndexTotals totals() const;
+  void restore_marks(std::span<const MarkValues> marks);
 
   // Quotas (radix_index_quota.cpp).
   std::vector<MarkId> groups_of_plan(const Path& path, const Plan& plan) const;
@@ -405,6 +447,7 @@ class RadixIndex {
   };
   std::vector<KnownKey> keys_;
   EventLog events_;
+  ChangeLog changes_;
   std::unique_ptr<RunFinder> runs_;  // null unless asked for
   std::uint64_t now_ = 0;            // the last admission
   std::uint64_t clock_ = 0;          // of the last advance()

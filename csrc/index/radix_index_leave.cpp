@@ -77,7 +77,10 @@ std::vector<ChunkRef> RadixIndex::drop(NamespaceId space, const TokenView& prefi
       vacate_everywhere(at->id);
       continue;
     }
-    for (const Tier tier : kTiers) tell(at->id, tier, false);
+    for (const Tier tier : kTiers) {
+      tell(at->id, tier, false);
+      note_left(at->id, tier);
+    }
     if (runs_) runs_->note_invisible(at->id);
     chunks_.state(at->id) |= state::kDropped;
     record(0x50, at->id, 0);

@@ -105,13 +105,13 @@ void RadixIndex::remove_if_silent(MarkId id) {
 }
 
 // `takes_back`: nothing is said, so that no mark has to be made for it.
-template <class Change>
 void RadixIndex::change_mark(NamespaceId space, const TokenView& prefix, bool takes_back,
-                             Change change) {
+                             const std::function<void(Mark&)>& change) {
   const MarkId id = takes_back ? find_mark(space, prefix) : make_mark(space, prefix);
   if (id == kNoMark) return;
   marks_.change(id, change);
   record(0x70, id, takes_back ? 1 : 0);
+  note_mark(id);
   remove_if_silent(id);
 }
 
@@ -181,6 +181,7 @@ std::size_t RadixIndex::end_pins(const std::string* owner, std::uint64_t now) {
     if (std::ranges::none_of(marks_[id].pins, ends)) continue;
     marks_.change(id, [&](Mark& mark) { num_ended += std::erase_if(mark.pins, ends); });
     record(0x71, id, now);
+    note_mark(id);
     remove_if_silent(id);
   }
   return num_ended;
@@ -226,24 +227,26 @@ std::vector<MarkId> RadixIndex::evictable_groups(Tier tier) const {
   return groups;
 }
 
+MarkValues RadixIndex::mark_values(const Mark& mark) const {
+  MarkValues values;
+  values.priority = mark.priority;
+  values.time_to_live = mark.time_to_live;
+  values.quota_units = mark.quota_units;
+  values.charged_units = mark.charged_units;
+  values.pins = {mark.pins.begin(), mark.pins.end()};
+  values.prefix.resize(tree_[mark.node].end());
+  NodeId node = mark.node;
+  for (; tree_[node].parent != kNoNode; node = tree_[node].parent) {
+    const Node& here = tree_[node];
+    std::copy_n(here.run.data(), here.run.size(), values.prefix.data() + here.start);
+  }
+  values.digest = roots_[root_by_node_.at(node)].second;
+  return values;
+}
+
 std::vector<MarkValues> RadixIndex::marks() const {
   std::vector<MarkValues> result;
-  for (const auto& [id, mark] : marks_.all()) {
-    MarkValues values;
-    values.priority = mark.priority;
-    values.time_to_live = mark.time_to_live;
-    values.quota_units = mark.quota_units;
-    values.charged_units = mark.charged_units;
-    values.pins = {mark.pins.begin(), mark.pins.end()};
-    values.prefix.resize(tree_[mark.node].end());
-    NodeId node = mark.node;
-    for (; tree_[node].parent != kNoNode; node = tree_[node].parent) {
-      const Node& here = tree_[node];
-      std::copy_n(here.run.data(), here.run.size(), values.prefix.data() + here.start);
-    }
-    values.digest = roots_[root_by_node_.at(node)].second;
-    result.push_back(std::move(values));
-  }
+  for (const auto& [id, mark] : marks_.all()) result.push_back(mark_values(mark));
   return result;
 }
 

@@ -57,56 +57,75 @@ std::vector<std::uint64_t> check_restored(const RestoredChunks& restored,
 }  // namespace
 
 void RadixIndex::restore_disk(const RestoredChunks& restored) {
-  TierState& disk = tier(Tier::kDisk);
-  const std::size_t count = restored.parent_index.size();
   const std::vector<std::uint64_t> token_begin = check_restored(restored, span_tokens());
-  if (disk.num_extents > 0) {
-    throw std::invalid_argument("restore_disk: expected an empty disk tier, it has " +
-                                std::to_string(disk.num_extents) + " chunks");
+  std::vector<SavedChunk> chunks(restored.parent_index.size());
+  for (std::size_t i = 0; i < chunks.size(); ++i) {
+    chunks[i] = {.tokens = restored.tokens.data() + token_begin[i],
+                 .parent = restored.parent_index[i],
+                 .space = restored.namespace_index[i],
+                 .num_tokens = restored.num_tokens[i],
+                 .num_units = restored.num_units[i],
+                 .num_uses = 0,
+                 .time = restored.time[i],
+                 .offset = {kNoExtent, restored.disk_offset[i]}};
   }
-  std::vector<Extent> extents(count);
-  for (std::size_t i = 0; i < count; ++i) {
-    extents[i] = {restored.disk_offset[i], restored.num_units[i]};
-  }
-  disk.extents.occupy(extents);
-  disk.num_extents = static_cast<std::uint32_t>(count);
+  restore_chunks(chunks, restored.digests);
+}
 
+// Takes the extents that the chunks have on the tier.
+void RadixIndex::occupy(Tier which, std::span<const SavedChunk> chunks) {
+  TierState& tier = this->tier(which);
+  std::vector<Extent> extents;
+  for (const SavedChunk& chunk : chunks) {
+    const std::uint32_t offset = chunk.offset[index_of(which)];
+    if (offset != kNoExtent) extents.push_back({offset, chunk.num_units});
+  }
+  if (extents.empty()) return;
+  if (tier.num_extents > 0) {
+    throw std::invalid_argument("restore: expected an empty tier, it has " +
+                                std::to_string(tier.num_extents) + " chunks");
+  }
+  tier.extents.occupy(extents);
+  tier.num_extents = static_cast<std::uint32_t>(extents.size());
+}
+
+void RadixIndex::restore_chunks(std::span<const SavedChunk> chunks,
+                                std::span<const NamespaceDigest> digests) {
+  for (const Tier which : kTiers) occupy(which, chunks);
   // The first child goes on its parent's chain, so that a prompt becomes one long run again.
-  std::vector<std::size_t> next_on_chain(count, kNone);
-  std::vector<bool> is_first_child(count, false);
-  for (std::size_t i = 0; i < count; ++i) {
-    if (restored.parent_index[i] < 0) continue;
-    const auto parent = static_cast<std::size_t>(restored.parent_index[i]);
+  std::vector<std::size_t> next_on_chain(chunks.size(), kNone);
+  std::vector<bool> is_first_child(chunks.size(), false);
+  for (std::size_t i = 0; i < chunks.size(); ++i) {
+    if (chunks[i].parent < 0) continue;
+    const auto parent = static_cast<std::size_t>(chunks[i].parent);
     if (next_on_chain[parent] != kNone) continue;
     next_on_chain[parent] = i;
     is_first_child[i] = true;
   }
-  std::vector<ChunkId> ids(count, kNoChunk);
+  std::vector<ChunkId> ids(chunks.size(), kNoChunk);
   std::vector<std::size_t> chain;
-  for (std::size_t i = 0; i < count; ++i) {
+  for (std::size_t i = 0; i < chunks.size(); ++i) {
     if (is_first_child[i]) continue;
     chain.clear();
     for (std::size_t at = i; at != kNone; at = next_on_chain[at]) chain.push_back(at);
-    restore_chain(restored, chain, token_begin, ids);
+    restore_chain(chunks, digests, chain, ids);
   }
 }
 
 // Puts chunks that follow each other on one path into the tree. Their first one's parent is there
 // already.
-void RadixIndex::restore_chain(const RestoredChunks& restored, std::span<const std::size_t> chain,
-                               std::span<const std::uint64_t> token_begin,
-                               std::vector<ChunkId>& ids) {
+void RadixIndex::restore_chain(std::span<const SavedChunk> chunks,
+                               std::span<const NamespaceDigest> digests,
+                               std::span<const std::size_t> chain, std::vector<ChunkId>& ids) {
   std::vector<Token> tokens;
   for (const std::size_t at : chain) {
-    const auto own = restored.tokens.subspan(token_begin[at], restored.num_tokens[at]);
-    tokens.insert(tokens.end(), own.begin(), own.end());
+    tokens.insert(tokens.end(), chunks[at].tokens, chunks[at].tokens + chunks[at].num_tokens);
   }
-  const std::int64_t parent_index = restored.parent_index[chain.front()];
-  const auto space_index = static_cast<std::size_t>(restored.namespace_index[chain.front()]);
+  const SavedChunk& first = chunks[chain.front()];
   ChunkId parent = kNoChunk;
-  Path path{{root_of(find_namespace(restored.digests[space_index])), 0}, {}};
-  if (parent_index >= 0) {
-    parent = ids[static_cast<std::size_t>(parent_index)];
+  Path path{{root_of(find_namespace(digests[static_cast<std::size_t>(first.space)])), 0}, {}};
+  if (first.parent >= 0) {
+    parent = ids[static_cast<std::size_t>(first.parent)];
     path.point = {chunks_.node(parent), chunks_.end(parent)};
   }
   const std::uint32_t start = path.point.position;
@@ -118,18 +137,29 @@ void RadixIndex::restore_chain(const RestoredChunks& restored, std::span<const s
   if (end > known) fresh = TokenRun(arena_, view, known - start, end - known);
   const std::vector<ChunkId> path_ids = make_records(path, fresh, end, parent);
   for (std::size_t i = 0; i < chain.size(); ++i) {
-    const std::size_t at = chain[i];
+    const SavedChunk& chunk = chunks[chain[i]];
     const ChunkId id = path_ids[i];
-    const Extent extent{restored.disk_offset[at], restored.num_units[at]};
-    ids[at] = id;
-    if (chunks_.has(id, state::kept(Tier::kDisk))) {
-      give_back_extent(Tier::kDisk, extent);
-      continue;
-    }
-    begin_writing(id, Tier::kDisk, extent.offset, restored.num_units[at]);
-    write_time(id, restored.time[at]);
-    finish_writing(id, Tier::kDisk);
+    ids[chain[i]] = id;
+    chunks_[id].num_uses = std::max(chunks_[id].num_uses, chunk.num_uses);
+    const bool is_on_disk = restore_extent(id, Tier::kDisk, chunk);
+    const bool is_in_memory = restore_extent(id, Tier::kMemory, chunk);
+    // The disk comes first: what it has need not be spilled. A tail may leave it again at once.
+    if (is_on_disk) finish_writing(id, Tier::kDisk);
+    if (is_in_memory) finish_writing(id, Tier::kMemory);
   }
+}
+
+// Gives a chunk the extent that it had on the tier; false where it had none, or has one already.
+bool RadixIndex::restore_extent(ChunkId id, Tier which, const SavedChunk& chunk) {
+  const std::uint32_t offset = chunk.offset[index_of(which)];
+  if (offset == kNoExtent) return false;
+  if (chunks_.has(id, state::kept(which))) {
+    give_back_extent(which, {offset, chunk.num_units});
+    return false;
+  }
+  begin_writing(id, which, offset, chunk.num_units);
+  write_time(id, chunk.time);
+  return true;
 }
 
 }  // namespace radixkv

@@ -79,6 +79,7 @@ void RadixIndex::set_ready(ChunkId id, Tier which) {
   record(0x20 + index_of(which), id, chunks_[id].offset[index_of(which)]);
   tell(id, which, true);
   if (runs_) note_runs(id, which, true);
+  note_ready(id, which);
   refresh_best(id, which);
   queue_if_leaf(id, which);
   if (which == Tier::kMemory) queue_spill_with_all_below(id);
@@ -100,6 +101,7 @@ void RadixIndex::vacate(ChunkId id, Tier which) {
   Chunk& chunk = chunks_[id];
   tell(id, which, false);
   if (runs_) note_runs(id, which, false);
+  note_left(id, which);
   --(chunks_.has(id, state::ready(which)) ? tier.num_ready : tier.num_writing);
   record(0x30 + at, id, chunk.offset[at]);
   marks_.discharge(chunks_.group(id), which, chunk.num_units);
@@ -203,6 +205,7 @@ void RadixIndex::set_uses(ChunkId id, std::uint16_t num_uses) {
   const std::uint32_t before = tier(Tier::kMemory).leaves.weight(id);
   chunks_[id].num_uses = num_uses;
   record(0x41, id, num_uses);
+  note_changed(id);
   if (tier(Tier::kMemory).leaves.weight(id) == before) return;
   for (TierState& tier : tiers_) tier.leaves.reweigh(id);
 }
@@ -212,6 +215,7 @@ void RadixIndex::write_time(ChunkId id, std::uint64_t time) {
   if (time <= chunks_[id].time) return;
   chunks_[id].time = time;
   record(0x40, id, time);
+  note_changed(id);
   for (const Tier tier : kTiers) {
     if (chunks_.is_visible(id, tier)) refresh_best(id, tier);
   }
