@@ -16,9 +16,14 @@
 namespace radixkv {
 
 std::uint64_t xxh3_64_avx2(const void* data, std::size_t num_bytes);
+void xxh3_64_add_avx2(void* state, const void* data, std::size_t num_bytes);
 
 std::uint64_t xxh3_64_avx2(const void* data, std::size_t num_bytes) {
   return XXH3_64bits(data, num_bytes);
+}
+
+void xxh3_64_add_avx2(void* state, const void* data, std::size_t num_bytes) {
+  XXH3_64bits_update(static_cast<XXH3_state_t*>(state), data, num_bytes);
 }
 
 }  // namespace radixkv

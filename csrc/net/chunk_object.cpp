@@ -19,7 +19,8 @@ std::uint64_t head_checksum(const ObjectHeader& header, std::span<const std::byt
   return xxh3_64(both.data(), sizeof both);
 }
 
-ObjectHeader header_of(const ObjectShape& shape, const ChunkObject& object) {
+ObjectHeader header_of(const ObjectShape& shape, const ChunkObject& object,
+                       std::uint64_t payload_checksum) {
   ObjectHeader header{};
   header.magic = kMagic;
   header.version = kVersion;
@@ -28,10 +29,19 @@ ObjectHeader header_of(const ObjectShape& shape, const ChunkObject& object) {
   header.rank = shape.rank;
   header.world_size = shape.world_size;
   header.stored_bytes = object.payload.size();
-  header.payload_checksum = xxh3_64(object.payload.data(), object.payload.size());
+  header.payload_checksum = payload_checksum;
   header.num_tokens = static_cast<std::uint32_t>(object.tokens.size());
   header.checksum = head_checksum(header, std::as_bytes(object.tokens));
   return header;
+}
+
+std::vector<std::byte> head_of(const ObjectShape& shape, const ChunkObject& object,
+                               std::uint64_t payload_checksum) {
+  const ObjectHeader header = header_of(shape, object, payload_checksum);
+  std::vector<std::byte> head(object.head_bytes());
+  std::memcpy(head.data(), &header, sizeof header);
+  std::memcpy(head.data() + sizeof header, object.tokens.data(), object.tokens.size_bytes());
+  return head;
 }
 
 }  // namespace
@@ -58,17 +68,13 @@ std::string object_name(const ObjectShape& shape, const Digest& key, std::int64_
 }
 
 std::vector<std::byte> make_head(const ObjectShape& shape, const ChunkObject& object) {
-  const ObjectHeader header = header_of(shape, object);
-  std::vector<std::byte> head(object.head_bytes());
-  std::memcpy(head.data(), &header, sizeof header);
-  std::memcpy(head.data() + sizeof header, object.tokens.data(), object.tokens.size_bytes());
-  return head;
+  return head_of(shape, object, xxh3_64(object.payload.data(), object.payload.size()));
 }
 
 bool is_the_one(const ObjectShape& shape, const ChunkObject& object,
-                std::span<const std::byte> head) {
+                std::span<const std::byte> head, std::uint64_t payload_checksum) {
   // What would have been put for this chunk with this payload is the only right answer.
-  return std::ranges::equal(head, make_head(shape, object));
+  return std::ranges::equal(head, head_of(shape, object, payload_checksum));
 }
 
 }  // namespace radixkv

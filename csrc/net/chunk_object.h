@@ -71,8 +71,9 @@ std::string object_name(const ObjectShape& shape, const Digest& key, std::int64_
 // Header and tokens, as they stand before the payload. Reads all of the payload.
 std::vector<std::byte> make_head(const ObjectShape& shape, const ChunkObject& object);
 
-// Whether a head and the payload that came with it are those of the chunk that was asked for.
+// Whether a head and the payload that came with it, by its checksum, are those of the chunk that
+// was asked for.
 bool is_the_one(const ObjectShape& shape, const ChunkObject& object,
-                std::span<const std::byte> head);
+                std::span<const std::byte> head, std::uint64_t payload_checksum);
 
 }  // namespace radixkv

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/checksum.h"
+
 namespace radixkv {
 
 OutsideObjects::OutsideObjects(RemoteContext context, RemoteCommand command, std::byte* heads)
@@ -39,7 +41,9 @@ void OutsideObjects::begin_get() {
 }
 
 bool OutsideObjects::finish_get(std::size_t index) {
-  if (!is_the_one(context_.shape, objects_[index], head(index))) return false;
+  const ChunkObject& object = objects_[index];
+  const std::uint64_t checksum = xxh3_64(object.payload.data(), object.payload.size());
+  if (!is_the_one(context_.shape, object, head(index), checksum)) return false;
   context_.hold(command_.chunks[index]);
   return true;
 }

@@ -164,23 +164,24 @@ CompletionStatus RedisStore::read_object(const ChunkObject& object) {
   bool is_whole = true;
   bool is_there = true;
   bool is_refused = false;
+  StreamedChecksum checksum;
   for (std::int64_t part = 0; part < object.num_parts(); ++part) {
     const auto before = part == 0 ? std::span(head) : std::span<std::byte>();
     try {
-      is_whole &= read_part(before, object.part(part), &is_there);
+      is_whole &= read_part(before, object.part(part), &checksum, &is_there);
     } catch (const RespError&) {
       is_refused = true;
     }
   }
   if (is_refused) return CompletionStatus::kFailed;
   if (!is_there) return CompletionStatus::kAbsent;
-  const bool is_right = is_whole && is_the_one(shape_, object, head);
+  const bool is_right = is_whole && is_the_one(shape_, object, head, checksum.value());
   return is_right ? CompletionStatus::kOk : CompletionStatus::kCorrupt;
 }
 
 // One reply. False, with the reply read all the same, where its length is not the expected one.
 bool RedisStore::read_part(std::span<std::byte> head, std::span<std::byte> payload,
-                           bool* is_there) {
+                           StreamedChecksum* checksum, bool* is_there) {
   const std::optional<std::int64_t> length = connection_.read_length();
   if (!length) {
     *is_there = false;
@@ -189,7 +190,7 @@ bool RedisStore::read_part(std::span<std::byte> head, std::span<std::byte> paylo
   const bool fits = *length == std::ssize(head) + std::ssize(payload);
   if (fits) {
     connection_.read_bytes(head);
-    connection_.read_bytes(payload);
+    connection_.read_bytes(payload, checksum);
   } else {
     connection_.skip_bytes(*length);
   }

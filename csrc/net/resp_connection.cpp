@@ -9,6 +9,8 @@ namespace {
 
 constexpr std::size_t kMaxLineBytes = 4096;
 constexpr std::int64_t kMaxTextBytes = 1 << 20;
+// Of a payload, received at once: small enough to be still in the cache when it is checked.
+constexpr std::size_t kPieceBytes = 512 << 10;
 // Received behind a payload in the same call: its end and the next reply's head.
 constexpr std::size_t kReadAhead = 256;
 
@@ -103,19 +105,25 @@ std::optional<std::string> RespConnection::read_text() {
   return text;
 }
 
-void RespConnection::read_bytes(std::span<std::byte> into) {
+void RespConnection::read_bytes(std::span<std::byte> into, StreamedChecksum* checksum) {
+  const auto take = [&](std::size_t count) {
+    if (checksum != nullptr) checksum->add(into.first(count));
+    into = into.subspan(count);
+  };
   const std::size_t there = std::min(into.size(), end_ - begin_);
   std::copy_n(buffer_.begin() + static_cast<std::ptrdiff_t>(begin_), there, into.begin());
   begin_ += there;
-  into = into.subspan(there);
+  take(there);
   while (!into.empty()) {
     // The buffer is empty here, so that what comes behind the payload goes to its front.
-    const iovec parts[] = {{into.data(), into.size()}, {buffer_.data(), kReadAhead}};
-    const std::size_t count = stream_->receive(parts);
-    const std::size_t used = std::min(count, into.size());
+    const std::size_t piece = std::min(into.size(), kPieceBytes);
+    const bool is_last = piece == into.size();
+    const iovec parts[] = {{into.data(), piece}, {buffer_.data(), kReadAhead}};
+    const std::size_t count = stream_->receive({parts, is_last ? 2u : 1u});
+    const std::size_t used = std::min(count, piece);
     begin_ = 0;
     end_ = count - used;
-    into = into.subspan(used);
+    take(used);
   }
 }
 

@@ -19,6 +19,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/checksum.h"
 #include "net/stream.h"
 
 namespace radixkv {
@@ -52,7 +53,8 @@ class RespConnection {
   // The length of a reply of bytes, which are to be read next and then ended; nullopt where there
   // is no such key. Throws RespError.
   std::optional<std::int64_t> read_length();
-  void read_bytes(std::span<std::byte> into);
+  // `checksum`, if given, takes them in as they come.
+  void read_bytes(std::span<std::byte> into, StreamedChecksum* checksum = nullptr);
   void skip_bytes(std::int64_t count);
   void end_bytes();
 
