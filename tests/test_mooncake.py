@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from mooncake_server import MooncakeServer
 from remote_host import Host
+from remotes import SMALL_LAYOUT, run, stored_chunks
 from test_cache import CHUNK, prompt
 
+from radixkv.commands import Get, Put
 from radixkv.errors import ConfigError, TierError
 from radixkv.remote_url import parse_remote
 from radixkv.tiers import mooncake
@@ -61,6 +63,20 @@ def test_what_is_spoilt_is_a_miss_and_is_put_anew(server):
         first.cache.clear()
         rows = first.keep(tokens)
         assert np.array_equal(second.find(tokens), rows)
+
+
+def test_a_command_may_have_more_chunks_than_the_client_sends_at_once(tmp_path):
+    num_chunks = 4096
+    tokens = prompt(1, num_chunks * CHUNK)
+    server = MooncakeServer(tmp_path, segment_bytes=64 << 20)  # elsewhere: they go by TCP
+    try:
+        with stored_chunks(SMALL_LAYOUT, CHUNK, num_chunks, server.url) as (executor, chunks):
+            run(executor, [Put(2, 0, chunks, tokens, bytes(16))])  # and all went well
+            run(executor, [Get(3, 0, chunks, tokens, bytes(16))])
+
+            assert executor.stats().get.num_chunks == num_chunks
+    finally:
+        server.close()
 
 
 def spoil(store, name: str, place: int) -> None:

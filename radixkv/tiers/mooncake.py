@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ RemoteCommand = Put | Get | Lookup
 _OK, _NO_SPACE, _NOT_FOUND, _DOWN = 0, -200, -704, -900  # and below: no answer, or too late
 _MAX_CHUNKS = 4096
 _FIRST_BATCH, _MORE = 64, 4096
+_MOST_AT_ONCE = 256
 _LOCAL_BUFFER_BYTES = 16 << 20
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.2, 5.0
 _IDLE_CHECK_S = 1.0
@@ -233,14 +234,15 @@ class MooncakeTier:
         there = self._check(self._store.batch_is_exist(names)) if names else []
         missing = [index for index in range(held) if there[index] != 1]
         addresses, sizes = objects.buffers(held)
-        answers = []
-        if missing:
-            answers = self._check(
+        replicas = self._replicas()
+        answers: list[int] = []
+        for part in _in_parts(missing):
+            answers += self._check(
                 self._store.batch_put_from_multi_buffers(
-                    [names[index] for index in missing],
-                    [addresses[index] for index in missing],
-                    [sizes[index] for index in missing],
-                    self._replicas(),
+                    [names[index] for index in part],
+                    [addresses[index] for index in part],
+                    [sizes[index] for index in part],
+                    replicas,
                 )
             )
         for index, answer in zip(missing, answers, strict=True):
@@ -254,7 +256,12 @@ class MooncakeTier:
         objects.begin_get()
         names = [objects.name(index) for index in range(len(objects))]
         addresses, sizes = objects.buffers(len(objects))
-        answers = self._check(self._store.batch_get_into_multi_buffers(names, addresses, sizes))
+        answers: list[int] = []
+        for part in _in_parts(range(len(names))):
+            some = slice(part[0], part[-1] + 1)
+            answers += self._check(
+                self._store.batch_get_into_multi_buffers(names[some], addresses[some], sizes[some])
+            )
         for index, answer in enumerate(answers):
             if answer != sum(sizes[index]):
                 is_absent = answer == _NOT_FOUND
@@ -338,6 +345,12 @@ class MooncakeTier:
             if (self._serves, self._reason) != (serves, reason):
                 self._serves, self._reason = serves, reason
                 self.num_changes += 1
+
+
+def _in_parts(indices: Sequence[int]) -> Iterator[Sequence[int]]:
+    """As many as the client moves in one call: of 4,096 at once, it failed all but 1,024."""
+    for first in range(0, len(indices), _MOST_AT_ONCE):
+        yield indices[first : first + _MOST_AT_ONCE]
 
 
 class _Lane:
