@@ -2,9 +2,11 @@
 
     python benchmarks/remotes.py
 
-Chunks are those of an 8B model, 32 tokens, 4 MiB. Servers are started here. The baseline of Redis
-sends as many bytes from one thread to another over a socket of the same kind, in pieces of 4 MiB;
-that of Mooncake is its own batched calls, with a process of its own that keeps the objects.
+Chunks are those of an 8B model, 32 tokens, 4 MiB. Servers are started here. The baselines of Redis
+are as many bytes from one thread to another over a socket of the same kind, in pieces of 4 MiB; the
+least that a client can do with that server (`plain_client`); and LMCache's native client, where it
+is installed. That of Mooncake is its own batched calls, with a process of its own that keeps the
+objects.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -25,6 +27,7 @@ from statistics import median
 import numpy as np
 import redis
 from harness import emit, interleave, progress
+from redis_peers import LMCacheClient, PlainClient, Values
 
 from radixkv.commands import CHUNK_DTYPE, NO_EXTENT, ChunkArray, Command, Get, Lookup, Put, Store
 from radixkv.errors import TierError
@@ -205,8 +208,14 @@ def measure_bulk(tcp_url: str, unix_url: str) -> None:
     ):
         make_room = redis.Redis.from_url(tcp_url).flushall
         tcp, unix = BulkCase(*over_tcp, make_room), BulkCase(*over_unix, make_room)
+        peers = redis_peers(tcp_url)
         rates = interleave(
             {
+                **{
+                    f"{name} {act}": case
+                    for name, acts in peers.items()
+                    for act, case in acts.items()
+                },
                 "socket": plain_socket(socket.AF_INET),
                 "put": tcp.put,
                 "get": tcp.get,
@@ -225,7 +234,30 @@ def measure_bulk(tcp_url: str, unix_url: str) -> None:
             socket=round(median(raw), 2),
             of_socket=round(median(rates[f"{kind}{name}"]) / median(raw), 3),
             best_of_socket=round(max(rates[f"{kind}{name}"]) / max(raw), 3),
+            **({} if kind else beside_peers(rates, name)),
         )
+
+
+def redis_peers(url: str) -> dict[str, dict[str, Callable[[], float]]]:
+    """Other clients: what they are called, and how they put and get, in this order."""
+    values = Values(NUM_CHUNKS, PIECE_BYTES, CHUNKS_PER_COMMAND)
+    peers: dict[str, PlainClient | LMCacheClient] = {"plain_client": PlainClient(url, values)}
+    try:
+        peers["lmcache"] = LMCacheClient(url, values)
+    except ImportError:
+        progress("  LMCache is not installed")
+    return {name: {"put": peer.put, "get": peer.get} for name, peer in peers.items()}
+
+
+def beside_peers(rates: Mapping[str, Sequence[float]], act: str) -> dict[str, float]:
+    """The median of each peer, and what ours is of it."""
+    found = {}
+    for key in rates:
+        peer, _, its_act = key.rpartition(" ")
+        if its_act == act and peer in ("plain_client", "lmcache"):
+            found[peer] = round(median(rates[key]), 2)
+            found[f"of_{peer}"] = round(median(rates[act]) / median(rates[key]), 3)
+    return found
 
 
 def measure_lookups(name: str, url: str) -> None:
