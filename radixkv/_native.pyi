@@ -238,6 +238,12 @@ class RadixIndex:
         """
         The first `num_ok` chunks of a store are ready, the rest failed.
         """
+    def demote(
+        self, tokens: typing.Any, namespace: typing.SupportsInt | typing.SupportsIndex = 0
+    ) -> int:
+        """
+        What begins with `tokens` and is ready on disk leaves memory, but for what a handle or a command holds. Returns how many chunks did.
+        """
     def drop(
         self, tokens: typing.Any, namespace: typing.SupportsInt | typing.SupportsIndex = 0
     ) -> numpy.ndarray:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -259,6 +259,38 @@ class KVCache:
         dropped = self.planner.drop(tokens, self._tree(namespace))
         self._submit()
         return dropped
+
+    def move(
+        self,
+        tokens: Tokens,
+        tier: Literal["memory", "disk"],
+        namespace: int | None = None,
+        *,
+        timeout_s: float = 60.0,
+    ) -> int:
+        """Move a subtree between memory and disk, and wait. Not for engines with several ranks.
+
+        To "disk": what begins with `tokens` leaves memory once the disk has it, but for what a
+        handle or a command holds. To "memory": what only the disk has is fetched, as far as there
+        is room and `prefetch` deems it worth it; the disk keeps it.
+
+        Args:
+            tokens: The prefix; none means the whole namespace.
+            tier: Where to.
+            namespace: From `namespace_id`; None for the cache's own.
+            timeout_s: For a move to disk, in all; for one to memory, of each prompt's fetch.
+
+        Returns:
+            Chunks that left memory, or came there.
+        """
+        tree, index = self._tree(namespace), self.planner.index
+        if tier == "disk":
+            self.settle(timeout_s)
+            return index.demote(tokens, tree)
+        before = index.subtree_stats(tokens, tree).memory_chunks
+        for prompt in index.walk(tokens, tree, with_path=True).prompts():
+            self.fetch(prompt, tree, timeout_s=timeout_s)
+        return index.subtree_stats(tokens, tree).memory_chunks - before
 
     def clear(self, *, disk: bool = False) -> None:
         """Forget what memory holds, and the disk too if asked; see `Planner.clear`."""

@@ -282,6 +282,15 @@ class Planner:
         self._clear(dropped)
         return len(dropped)
 
+    def advance(self, now: int) -> int:
+        """Tell the index the time, in the unit of admissions; gives the number of chunks that left.
+
+        What was not used for its time to live is forgotten on every tier; see `RadixIndex.advance`.
+        """
+        from_memory, from_disk = self.index.advance(now)
+        self._clear(from_disk)
+        return len(from_memory) + len(from_disk)
+
     def clear(self, *, disk: bool) -> None:
         """Forget what memory holds, and the disk too if asked.
 

@@ -99,6 +99,13 @@ class MarkRules(ComparedIndex):
         for tier in TIERS:
             assert sorted(left[tier]["id"].tolist()) == sorted(expected[tier])
 
+    @precondition(lambda self: any(one.visible(DISK) for one in self.model.chunks.values()))
+    @rule(number=numbers)
+    def demote(self, number: int) -> None:
+        space, prefix = self.prefix(number)
+        left = self.index.demote(as_array(prefix), self.spaces[space])
+        assert left == self.model.demote(space, prefix)
+
     @precondition(lambda self: len(self.model.marks.all) > 4)
     @rule()
     def take_all_marks_back(self) -> None:

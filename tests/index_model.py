@@ -376,6 +376,15 @@ class IndexModel:
             wanted = self.plan_reserve(space, tokens, tail)
         return self.within_quotas(space, wanted, MEMORY)
 
+    def demote(self, space: int, prefix: Path) -> int:
+        """What is ready on disk leaves memory; gives the number of chunks."""
+        num_left = 0
+        for chunk in sorted(self.subtree(space, prefix), key=lambda one: -one.start):
+            if chunk in self.leaves(MEMORY) and chunk.visible(DISK):
+                self.vacate(chunk, MEMORY)
+                num_left += 1
+        return num_left
+
     def advance(self, now: int) -> list[list[int]]:
         """Ids of the chunks that left each tier."""
         self.clock = max(self.clock, now)

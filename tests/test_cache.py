@@ -193,6 +193,42 @@ def test_a_failed_load_says_so(engine, cache):
     assert cache.planner.index.stats().memory.uses == 0
 
 
+def test_a_subtree_moves_to_disk_and_back(engine, tmp_path):
+    with open_cache(engine, tmp_path) as cache:
+        tokens, other = prompt(1, 53), prompt(2, 32)
+        rows = stored(cache, engine, tokens)
+        stored(cache, engine, other)
+        space = cache.namespace_id(cache.namespace)
+
+        assert cache.move(tokens[:20], "disk") == 3
+        assert cache.match(tokens).num_memory_tokens == CHUNK
+        assert cache.match(tokens).num_tokens == 53
+        assert cache.planner.index.subtree_stats(other, space).memory_chunks == 1
+        assert cache.move(tokens[:20], "memory") == 3
+
+        where = slots(8, 53)
+        with cache.acquire(tokens) as handle:
+            assert cache.load(handle, where).wait()
+        assert (engine.rows(where) == rows).all()
+
+
+def test_what_expires_is_gone_after_a_restart(engine, tmp_path):
+    with open_cache(engine, tmp_path) as cache:
+        tokens, other = prompt(1, 32), prompt(2, 32)
+        index, space = cache.planner.index, cache.namespace_id(cache.namespace)
+        index.set_time_to_live(tokens[:5], 10, space)
+        stored(cache, engine, tokens)
+        stored(cache, engine, other)
+        assert cache.settle()
+
+        assert cache.planner.advance(12) == 4
+        assert cache.settle()
+
+    with open_cache(engine, tmp_path) as cache:
+        assert cache.match(tokens).num_tokens == 0
+        assert cache.match(other).num_tokens == 32
+
+
 def test_a_failed_fetch_is_a_miss(engine, tmp_path):
     tokens = prompt(1, 40)
     with open_cache(engine, tmp_path / "disk") as cache:

@@ -264,6 +264,19 @@ Returns:
 )");
 }
 
+void bind_moving(IndexClass& cls) {
+  cls.def(
+      "demote",
+      [](SharedIndex& index, py::handle tokens, NamespaceId space) {
+        const TokenArgument argument(tokens);
+        const TokenView view = argument.view(py::none());
+        return index.write([&](RadixIndex& native) { return native.demote(space, view); });
+      },
+      "tokens"_a, "namespace"_a = 0,
+      "What begins with `tokens` and is ready on disk leaves memory, but for what a handle or a "
+      "command holds. Returns how many chunks did.");
+}
+
 void bind_subtree_reading(IndexClass& cls) {
   cls.def(
       "marks",
@@ -312,6 +325,7 @@ void bind_index_subtrees(py::module_& module, IndexClass& cls) {
   bind_stats(module);
   bind_limits(cls);
   bind_pins(cls);
+  bind_moving(cls);
   bind_subtree_reading(cls);
 }
 

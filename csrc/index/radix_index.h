@@ -141,6 +141,11 @@ class RadixIndex {
   // when the last pin ends, what is used leaves its extent in limbo. Returns them, parents first.
   std::vector<ChunkRef> drop(NamespaceId space, const TokenView& prefix);
 
+  // What begins with `prefix` and is ready on disk too leaves memory, children before their
+  // parents, but for what a handle pins or a command uses, and what leads there. Returns how many
+  // chunks did.
+  std::size_t demote(NamespaceId space, const TokenView& prefix);
+
   // Everything that no pin holds leaves memory. Returns how many chunks did.
   std::size_t clear_memory();
 

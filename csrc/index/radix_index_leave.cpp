@@ -89,6 +89,20 @@ std::vector<ChunkRef> RadixIndex::drop(NamespaceId space, const TokenView& prefi
   return dropped;
 }
 
+std::size_t RadixIndex::demote(NamespaceId space, const TokenView& prefix) {
+  const std::vector<ChunkId> below = kept_below(space, prefix);
+  std::size_t num_left = 0;
+  for (auto at = below.rbegin(); at != below.rend(); ++at) {
+    const bool can_leave = is_leaf(*at, Tier::kMemory) &&
+                           chunks_.has(*at, state::ready(Tier::kDisk)) &&
+                           chunks_[*at].uses[index_of(Tier::kMemory)] == 0 && !is_pinned(*at);
+    if (!can_leave) continue;
+    vacate(*at, Tier::kMemory);
+    ++num_left;
+  }
+  return num_left;
+}
+
 std::size_t RadixIndex::clear_memory() {
   std::size_t num_cleared = 0;
   for (const auto& [root, digest] : roots_) {
