@@ -11,7 +11,7 @@ A value is the median over cold calls: before each, a gigabyte is walked so that
 CPU's cache. Then the same call is made on a small tree, which brings the code back, and the
 caller's tokens and the index's counters are read: they are not the tree. `hot` is the same call at
 once again, and `threads_match_scaling` says what a second thread adds to such calls.
-`index_runs.py` adds what finding runs takes.
+`index_runs.py` adds what finding runs takes, `index_saving.py` what saving does.
 `bytes_per_chunk` is what the process grew by, less 4 bytes a token.
 """
 
@@ -29,6 +29,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import index_runs
+import index_saving
 import lmcache_lookup
 import numpy as np
 from harness import emit, interleave, progress
@@ -307,8 +308,11 @@ def main() -> None:
     if not lmcache_lookup.is_importable():
         progress("LMCache is not importable here: its lookup is not measured beside ours")
     context = multiprocessing.get_context("spawn")
-    for name in sys.argv[1:] or [*SHAPES, *index_runs.KINDS]:
-        target = run if name in SHAPES else index_runs.run
+    targets = dict.fromkeys(SHAPES, run)
+    targets |= dict.fromkeys(index_runs.KINDS, index_runs.run)
+    targets |= dict.fromkeys(index_saving.KINDS, index_saving.run)
+    for name in sys.argv[1:] or targets:
+        target = targets[name]
         process = context.Process(target=target, args=(name,))
         process.start()
         process.join()
