@@ -34,7 +34,7 @@ void RunBuilder::run() {
     is_wanted_ = false;
     lock.unlock();
     while (build_some()) {
-      std::this_thread::yield();
+      while (index_.is_wanted()) std::this_thread::yield();
       const std::lock_guard stop_lock(mutex_);
       if (stops_) break;
     }

@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <shared_mutex>
@@ -30,9 +31,14 @@ class SharedIndex {
 
   template <class Call>
   auto write(Call call) {
+    num_writers_.fetch_add(1, std::memory_order_relaxed);
     const std::unique_lock lock(mutex_);
+    num_writers_.fetch_sub(1, std::memory_order_relaxed);
     return call(index_);
   }
+
+  // Somebody waits to change the index: who reads again and again lets them.
+  bool is_wanted() const { return num_writers_.load(std::memory_order_relaxed) > 0; }
 
   const IndexConfig& config() const { return index_.config(); }
 
@@ -44,6 +50,7 @@ class SharedIndex {
 
  private:
   mutable std::shared_mutex mutex_;
+  std::atomic<int> num_writers_{0};
   RadixIndex index_;
   std::unique_ptr<RunBuilder> builder_;  // last: it reads the index until it is gone
 };
@@ -103,7 +110,8 @@ inline const Pin& pin_of(const PrefixHandle& handle, const IndexPointer& index) 
 
 using IndexClass = pybind11::class_<SharedIndex, IndexPointer>;
 
-// The calls of bind_runs.cpp.
+// The calls of bind_runs.cpp and bind_sample.cpp.
 void bind_index_runs(IndexClass& index);
+void bind_index_sample(IndexClass& index);
 
 }  // namespace radixkv::bind

@@ -8,7 +8,8 @@ namespace radixkv {
 
 namespace {
 
-constexpr std::size_t kMostWork = 1 << 16;  // places, of some 100 ns each
+constexpr std::size_t kMostWork = 1 << 15;  // places, of some 200 ns each
+constexpr std::size_t kLeastPlaces = 2;     // of each gram, whatever was done before
 constexpr std::size_t kTokensPerWork = 256;
 constexpr std::size_t kMostRuns = 1 << 17;
 
@@ -51,8 +52,12 @@ void RunSearch::search(std::span<const Token> text) {
   text_ = text;
   stretches_.clear();
   compared_.clear();
-  for (const ChosenGram& gram : winnow(text, finder_.shape_, RunFinder::seed_of_space(root_))) {
-    if (!is_deep_in_repeats(gram.end)) look_up(gram);
+  std::vector<ChosenGram> grams = winnow(text, finder_.shape_, RunFinder::seed_of_space(root_));
+  std::erase_if(grams, [this](const ChosenGram& gram) { return is_deep_in_repeats(gram.end); });
+  std::size_t num_left = grams.size();
+  for (const ChosenGram& gram : grams) {
+    const std::size_t work_left = work_ < kMostWork ? kMostWork - work_ : 0;
+    look_up(gram, std::max(kLeastPlaces, work_left / num_left--));
   }
   for (const Stretch& stretch : stretches_) repeat_runs(stretch);
 }
@@ -71,19 +76,21 @@ bool RunSearch::is_deep_in_repeats(std::size_t end) {
   return true;
 }
 
-void RunSearch::look_up(const ChosenGram& gram) {
-  std::size_t num_places = 0;
+// What each place takes is mostly waiting for memory, so it is asked for some places ahead.
+void RunSearch::look_up(const ChosenGram& gram, std::size_t most_places) {
+  places_.clear();
   finder_.table_.for_each(gram.key, [&](const GramPlace& place) {
-    if (!finder_.is_filed(place)) return true;
-    if (num_places > 0 && work_ > kMostWork) {
-      result_.truncated = true;
-      return false;
-    }
-    ++num_places;
-    compare(place, gram.end);
+    __builtin_prefetch(&index_.chunks_[place.chunk]);
+    places_.push_back(place);
     return true;
   });
-  if (finder_.table_.had_more(gram.key)) result_.truncated = true;
+  std::erase_if(places_, [this](const GramPlace& place) { return !finder_.is_filed(place); });
+  if (places_.size() > most_places || finder_.table_.had_more(gram.key)) result_.truncated = true;
+  if (places_.size() > most_places) places_.resize(most_places);
+  for (const GramPlace& place : places_) {
+    __builtin_prefetch(&index_.tree_[index_.chunks_.node(place.chunk)]);
+  }
+  for (const GramPlace& place : places_) compare(place, gram.end);
 }
 
 void RunSearch::compare(const GramPlace& place, std::size_t end) {

@@ -3,8 +3,8 @@
 //   gram of the text ─▶ places it is filed under ─▶ tokens compared both ways ─▶ what of it is
 //   ready
 //
-// A place that lies on a run already found, at the same distance, is passed over. Work is bounded:
-// once it is used up, only the first place of each gram is looked at, and the answer says so.
+// A place that lies on a run already found, at the same distance, is passed over. Work is bounded,
+// and shared out among the grams: where a gram has more places than its share, the answer says so.
 // Thread safety: one thread, for the length of one call.
 #pragma once
 
@@ -53,7 +53,7 @@ class RunSearch {
 
   void search(std::span<const Token> text);
   bool is_deep_in_repeats(std::size_t end);
-  void look_up(const ChosenGram& gram);
+  void look_up(const ChosenGram& gram, std::size_t most_places);
   void compare(const GramPlace& place, std::size_t end);
   Agreed go_back(RadixIndex::Point point, std::size_t end);
   Agreed go_on(RadixIndex::Point point, std::size_t end);
@@ -72,6 +72,7 @@ class RunSearch {
   std::size_t text_first_ = 0;
   std::vector<Stretch> stretches_;
   std::unordered_map<Aligned, std::size_t, AlignedHash> compared_;  // → up to where in the text
+  std::vector<GramPlace> places_;                                   // of the gram looked up
   std::vector<NodeId> nodes_;                                       // of the run that is compared
   std::size_t work_ = 0;
   KeptRuns result_;
