@@ -22,7 +22,7 @@ from radixkv.remote_url import RemoteUrl
 from radixkv.settings import Setting
 from radixkv.units import GIB, MIB
 
-Policy = Literal["reuse", "lru", "fifo", "lfu", "slru", "cost"]
+Policy = Literal["reuse", "lru", "fifo", "lfu", "slru", "arc", "cost"]
 """Names of the eviction policies; each is a file `csrc/index/policy_*.cpp`."""
 
 POLICIES: tuple[Policy, ...] = get_args(Policy)
@@ -137,7 +137,8 @@ class CacheConfig:
         "Which chunk leaves a full tier first; a prefix never leaves before what continues it. "
         "reuse keeps what was found again n times n + 1 times as long, lru goes by "
         "time alone, cost also by what it takes to compute, lfu by how often it was found, slru "
-        "tells apart what was found again, fifo what was stored first. `radixkv replay` says "
+        "tells apart what was found again, arc learns how much, fifo goes by what was stored "
+        "first. `radixkv replay` says "
         "which one suits your requests.",
     )
     tail_slack: int = settings.integer(
@@ -182,7 +183,8 @@ class CacheConfig:
     metrics: bool = settings.switch(
         "metrics",
         True,
-        "Whether counters are offered to Prometheus, where prometheus_client is installed.",
+        "Whether counters are offered to Prometheus, where prometheus_client is installed, and to "
+        "`radixkv top`.",
     )
     namespace_salt: str = settings.text(
         "namespace_salt",

@@ -126,3 +126,22 @@ def test_every_name_of_the_settings_is_a_policy():
 def test_an_unknown_policy_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="policy: expected one of reuse, lru.*, got mru"):
         RadixIndex(policy="mru")
+
+
+def count_hits(policy: Policy, num_rounds: int = 20) -> int:
+    """Twenty texts that everybody asks for, with 120 between that nobody asks for again."""
+    index = RadixIndex(chunk_tokens=2, memory_bytes=100 * 4096, policy=policy)  # 100 chunks
+    fresh = itertools.count(1000)
+    num_hits = 0
+    for _ in range(num_rounds):
+        for token in [*range(20), *itertools.islice(fresh, 120)]:
+            text = np.array([token, token])
+            with index.acquire(text, time=next(admissions)) as handle:
+                num_hits += handle.num_tokens == 2
+            index.insert(text, time=next(admissions))
+    return num_hits
+
+
+def test_arc_learns_from_what_comes_back_after_it_left():
+    assert count_hits("lru") == 0
+    assert count_hits("arc") >= 20 * 15

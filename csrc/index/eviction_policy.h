@@ -34,6 +34,8 @@ struct EvictionPolicy {
   std::uint8_t (*weight)(const LeafFacts& facts);
   bool lightest_first;      // what is lighter leaves first, however short it has been idle
   bool is_renewed_by_uses;  // false: what counts is the time since it was stored
+  // Every weight but 0 stands for what a GhostList has learnt, so far, that it should be.
+  bool learns = false;
 };
 
 // One a file, policy_….cpp.
@@ -41,10 +43,11 @@ extern const EvictionPolicy kFifo;
 extern const EvictionPolicy kLru;
 extern const EvictionPolicy kLfu;
 extern const EvictionPolicy kSlru;
+extern const EvictionPolicy kArc;
 extern const EvictionPolicy kCost;
 extern const EvictionPolicy kReuse;
 
-inline constexpr std::array kPolicies = {&kReuse, &kLru, &kFifo, &kLfu, &kSlru, &kCost};
+inline constexpr std::array kPolicies = {&kReuse, &kLru, &kFifo, &kLfu, &kSlru, &kArc, &kCost};
 
 // The policy of that name; std::invalid_argument that names them all where there is none.
 const EvictionPolicy& find_policy(std::string_view name);

@@ -7,7 +7,7 @@ namespace radixkv {
 LeafQueue& LeafOrder::queue_of(ChunkId id) {
   const MarkId group = chunks_.group(id);
   if (group == kNoMark) return ungoverned_;
-  return governed_.try_emplace(group, chunks_, tier_, group, policy_).first->second;
+  return governed_.try_emplace(group, chunks_, tier_, group, policy_, ghosts_).first->second;
 }
 
 LeafQueue* LeafOrder::find(MarkId group) {

@@ -17,12 +17,14 @@ namespace radixkv {
 
 class LeafOrder {
  public:
-  LeafOrder(ChunkTable& chunks, const MarkTable& marks, Tier tier, const EvictionPolicy& policy)
+  LeafOrder(ChunkTable& chunks, const MarkTable& marks, Tier tier, const EvictionPolicy& policy,
+            const GhostList& ghosts)
       : chunks_(chunks),
         marks_(marks),
         tier_(tier),
         policy_(policy),
-        ungoverned_(chunks, tier, kNoMark, policy) {}
+        ghosts_(ghosts),
+        ungoverned_(chunks, tier, kNoMark, policy, ghosts) {}
 
   // As those of LeafQueue, in the queue of the chunk's group.
   void push(ChunkId id) { queue_of(id).push(id); }
@@ -47,6 +49,7 @@ class LeafOrder {
   const MarkTable& marks_;
   Tier tier_;
   const EvictionPolicy& policy_;
+  const GhostList& ghosts_;
   LeafQueue ungoverned_;
   std::unordered_map<MarkId, LeafQueue> governed_;
 };

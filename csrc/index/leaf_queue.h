@@ -17,6 +17,7 @@
 
 #include "index/chunk_table.h"
 #include "index/eviction_policy.h"
+#include "index/ghost_list.h"
 
 namespace radixkv {
 
@@ -31,8 +32,14 @@ class LeafQueue {
     ChunkId id;
   };
 
-  LeafQueue(ChunkTable& chunks, Tier tier, std::uint32_t group, const EvictionPolicy& policy)
-      : chunks_(chunks), policy_(policy), group_(group), queued_(state::queued(tier)) {}
+  // `ghosts`: of the tier, for a policy that learns.
+  LeafQueue(ChunkTable& chunks, Tier tier, std::uint32_t group, const EvictionPolicy& policy,
+            const GhostList& ghosts)
+      : chunks_(chunks),
+        policy_(policy),
+        ghosts_(ghosts),
+        group_(group),
+        queued_(state::queued(tier)) {}
 
   // Adds the chunk as it is now, unless it is queued already. REQUIRES: it is of the group.
   void push(ChunkId id) {
@@ -87,6 +94,7 @@ class LeafQueue {
 
   ChunkTable& chunks_;
   const EvictionPolicy& policy_;
+  const GhostList& ghosts_;
   std::uint32_t group_;
   std::uint8_t queued_;
   std::size_t num_entries_ = 0;

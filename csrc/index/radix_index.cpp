@@ -53,7 +53,7 @@ IndexConfig checked(const IndexConfig& config) {
 RadixIndex::TierState::TierState(ChunkTable& chunks, const MarkTable& marks, Tier tier,
                                  const IndexConfig& config)
     : extents(config.num_units[index_of(tier)]),
-      leaves(chunks, marks, tier, *config.policy),
+      leaves(chunks, marks, tier, *config.policy, ghosts),
       max_chunks(most_chunks(config, tier)) {}
 
 RadixIndex::RadixIndex(const IndexConfig& config)

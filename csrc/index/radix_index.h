@@ -232,6 +232,7 @@ class RadixIndex {
   void check_invariants() const;
 
  private:
+  friend class ChunkSample;
   friend class RunFinder;
   friend class RunSearch;
 
@@ -269,6 +270,7 @@ class RadixIndex {
 
   struct TierState {
     ExtentAllocator extents;
+    GhostList ghosts;  // of what left, where the policy learns from it
     LeafOrder leaves;
     std::uint32_t max_chunks;  // extents at most, 0xFFFFFFFF where only room counts
     std::uint32_t num_extents = 0;
@@ -281,6 +283,7 @@ class RadixIndex {
     // Extents that lost their chunk while a command uses them: offset → (units, uses).
     std::unordered_map<std::uint32_t, std::pair<std::uint16_t, std::uint16_t>> limbo;
 
+    TierState(const TierState&) = delete;  // `leaves` refers to `ghosts`
     TierState(ChunkTable& chunks, const MarkTable& marks, Tier tier, const IndexConfig& config);
   };
 
@@ -375,6 +378,11 @@ class RadixIndex {
 
   // Following (radix_index_events.cpp).
   void tell(ChunkId id, Tier which, bool is_stored);
+
+  // Learning from what left (radix_index_ghosts.cpp).
+  std::uint64_t content_of(ChunkId id) const;
+  void note_ghost(ChunkId id, Tier which);
+  void know_again(ChunkId id, Tier which);
 
   // Runs (radix_index_runs.cpp).
   void note_runs(ChunkId id, Tier which, bool is_stored);

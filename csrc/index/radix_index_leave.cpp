@@ -37,6 +37,7 @@ std::vector<ChunkRef> RadixIndex::evict_but(ChunkId spared, Tier which, std::uin
     evicted.push_back(ref(id));
     num_freed += chunks_[id].num_units;
     ++tier.num_evicted;
+    note_ghost(id, which);
     vacate(id, which);
     if (was_pinned) groups = evictable_groups(which);
   }

@@ -69,6 +69,7 @@ void RadixIndex::begin_writing(ChunkId id, Tier which, std::uint32_t offset,
   marks_.charge(chunks_.group(id), which, num_units);
   add_use(id, which);
   record(0x10 + at, id, offset);
+  if (config_.policy->learns) know_again(id, which);
 }
 
 // writing → ready.
