@@ -315,6 +315,14 @@ class RadixIndex:
         """
         Finds or makes the tree of a namespace and returns its number.
         """
+    def node_head(
+        self,
+        node: typing.SupportsInt | typing.SupportsIndex,
+        most_tokens: typing.SupportsInt | typing.SupportsIndex = 8,
+    ) -> tuple[int, int, numpy.typing.NDArray[numpy.uint32]]:
+        """
+        (position of its first token, of its end, its first tokens) of a node of a sample.
+        """
     def parent_key(self, chunks: typing.Any) -> bytes:
         """
         The content key of the chunk before the first of these.
@@ -410,6 +418,15 @@ class RadixIndex:
     def run_stats(self) -> RunStats:
         """
         Counts of what `find_runs` goes by.
+        """
+    def sample_chunks(
+        self,
+        first: typing.SupportsInt | typing.SupportsIndex,
+        step: typing.SupportsInt | typing.SupportsIndex,
+        count: typing.SupportsInt | typing.SupportsIndex,
+    ) -> numpy.typing.NDArray[numpy.uint32]:
+        """
+        Some of what is kept. A row has namespace, tokens, uses, whether memory has it, and the tree's nodes above it from the root down, 0xFFFFFFFF behind the last.
         """
     def save(self, path: str) -> None:
         """

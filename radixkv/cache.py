@@ -31,6 +31,7 @@ from radixkv.planner import Planner, SlotSource
 from radixkv.prefetch import Prefetch
 from radixkv.restore import check_groups, fingerprints, in_common
 from radixkv.ticks import RateMeter, TickRecord, decode, encode
+from radixkv.watch import serve_status
 
 
 class Ticket:
@@ -124,6 +125,7 @@ class KVCache:
         self._ended: dict[int, Completion] = {}
         self._meter = RateMeter(time.monotonic(), self.config.chunk_tokens)
         self._metrics = Metrics(rank=self._group.rank) if self.config.metrics else None
+        self._status = serve_status(self.planner) if self.config.metrics else None
         logging.getLogger("radixkv").setLevel(self.config.log_level.upper())
 
     def attach(self, engine: EngineMemory) -> None:
@@ -360,6 +362,8 @@ class KVCache:
 
     def close(self) -> None:
         """Finish what is under way, within bounds, and give all back. May be called twice."""
+        if self._status is not None:
+            self._status.close()
         self.executor.close()
 
     def __enter__(self) -> Self:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Self
+from dataclasses import asdict
+from typing import Any, Self
 
 from radixkv.commands import (
     NO_EXTENT,
@@ -85,6 +86,7 @@ class Planner:
         self._layout = layout
         self._unit_bytes = layout.unit_bytes(config.chunk_tokens)
         self._chunk_tokens = config.chunk_tokens
+        self._policy = config.policy
         self._max_store_tokens = max_store_tokens
         self._has_disk = disk_units > 0
         self._spill_window_bytes = spill_window_bytes(memory_units * self._unit_bytes)
@@ -167,6 +169,28 @@ class Planner:
             "disk_size_bytes": stats.disk.total_units * unit_bytes,
             "kept_tokens": stats.tokens,
             "pins": stats.pins,
+        }
+
+    def status(self) -> dict[str, Any]:
+        """What it is, keeps and did so far, as plain values by name; from any thread."""
+        stats = self.index.stats()
+        tiers = {
+            name: {
+                "ready": tier.ready_chunks,
+                "writing": tier.writing_chunks,
+                "evicted": tier.evicted_chunks,
+                "failed": tier.failed_chunks,
+            }
+            for name, tier in (("memory", stats.memory), ("disk", stats.disk))
+        }
+        return {
+            "policy": self._policy,
+            "chunk_tokens": self._chunk_tokens,
+            "token_bytes": self._layout.token_bytes,
+            "counters": asdict(self.counters),
+            "levels": self.levels(),
+            "chunks": stats.chunks,
+            "tiers": tiers,
         }
 
     def take_commands(self) -> list[Command]:

@@ -23,14 +23,15 @@ FLOORS = (
     {
         *("errors", "units", "settings", "config"),
         *("namespace", "layout", "commands", "ticks", "group", "metrics", "numa"),
-        *("remote_url", "counters", "pause", "ledger", "write_policy", "subtree"),
+        *("remote_url", "counters", "pause", "ledger", "status", "subtree", "write_policy"),
     },
     {"_native"},
     {"index", "tiers", "transfer", "gpu"},
-    {"room", "events", "remote_hints"},
+    {"room", "events", "remote_hints", "subtrees"},
     {"remote_reads", "remote_writes"},
     {"prefetch"},
     {"planner", "executor", "restore", "follower", "publisher"},
+    {"watch"},
     {"cache", "replay"},
     {"cli"},
 )

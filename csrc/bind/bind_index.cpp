@@ -440,6 +440,7 @@ void bind_index(py::module_& module) {
   bind_leaving(cls);
   bind_events(cls);
   bind_index_runs(cls);
+  bind_index_sample(cls);
   bind_looking(cls);
   bind_index_subtrees(module, cls);
   bind_index_saving(module, cls);

@@ -89,6 +89,8 @@ class TokenTree {
   const Node& operator[](NodeId id) const { return nodes_[id]; }
 
   NodeId add_root();
+  // Whether the node is in use.
+  bool is_node(NodeId id) const { return id < nodes_.size() && nodes_[id].parent != kFreed; }
   // False for any number that add_root() did not return.
   bool is_root(NodeId id) const { return id < nodes_.size() && nodes_[id].parent == kNoNode; }
 

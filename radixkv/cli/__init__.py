@@ -1,4 +1,4 @@
-"""The command line: doctor, calc, inspect, config, replay."""
+"""The command line: doctor, calc, inspect, config, replay, top."""
 
 import click
 
@@ -7,6 +7,7 @@ from radixkv.cli.configuration import config
 from radixkv.cli.doctor import doctor
 from radixkv.cli.inspect import inspect
 from radixkv.cli.replay import replay_command
+from radixkv.cli.top import top
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -20,6 +21,7 @@ def main() -> None:
     radixkv inspect /var/lib/radixkv            what a disk tier holds
     radixkv config > radixkv.yaml               every setting with its default
     radixkv replay conversation.jsonl           what a cache would have found in a trace
+    radixkv top                                 what a running one keeps and moves
     """
 
 
@@ -28,3 +30,4 @@ main.add_command(config)
 main.add_command(doctor)
 main.add_command(inspect)
 main.add_command(replay_command)
+main.add_command(top)
