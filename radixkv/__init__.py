@@ -44,6 +44,7 @@ from radixkv.planner import Planner, SlotSource
 from radixkv.prefetch import Prefetch
 from radixkv.restore import inspect_ranks
 from radixkv.ticks import RateMeter, Rates, TickRecord, TickRow
+from radixkv.watch import serve_status
 
 __all__ = [
     "CacheConfig",
@@ -95,5 +96,6 @@ __all__ = [
     "find_model",
     "inspect_ranks",
     "model_identity",
+    "serve_status",
     "take_events",
 ]

@@ -29,6 +29,7 @@ from radixkv import (
     Store,
     TickRecord,
     inspect_ranks,
+    serve_status,
 )
 from vllm_ext.identity import Namespaces, engine_namespace
 from vllm_ext.kv_events import TierEvents
@@ -81,6 +82,12 @@ class SchedulerSide:
         self._meter = RateMeter(time.monotonic(), config.chunk_tokens)
         logging.getLogger("radixkv").setLevel(config.log_level.upper())
         self._restore()
+        self._status = serve_status(self.planner) if config.metrics else None
+
+    def close(self) -> None:
+        """`radixkv top` sees it no longer."""
+        if self._status is not None:
+            self._status.close()
 
     # --- a request waits in the queue
 
