@@ -221,6 +221,15 @@ def test_a_quota_below_what_is_kept_holds_at_once(index):
     assert length(index, "aabbcc") == 2
 
 
+def test_a_quota_with_nothing_of_its_own_takes_nothing_of_others(index):
+    index.insert(tokens("ee"))
+
+    index.set_quota(tokens("aa"), "memory", CHUNK_BYTES)
+
+    assert len(reserve(index, "aabb")) == 1
+    assert length(index, "ee") == 2
+
+
 def test_a_quota_does_not_push_out_what_is_pinned(index):
     index.set_quota(tokens(""), "memory", 2 * CHUNK_BYTES)
     index.insert(tokens("aabb"), time=1)

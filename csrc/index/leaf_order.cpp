@@ -17,6 +17,7 @@ LeafQueue* LeafOrder::find(MarkId group) {
 }
 
 ChunkId LeafOrder::pop(std::span<const MarkId> groups, std::uint64_t now) {
+  if (groups.size() == 1 && groups.front() == kNoMark) return ungoverned_.pop(now);
   LeafQueue* best_queue = nullptr;
   std::int32_t best_priority = 0;
   LeafQueue::Front best{};

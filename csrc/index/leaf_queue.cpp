@@ -86,6 +86,13 @@ void LeafQueue::take(const Front& front) {
   forget(front.id);
 }
 
+ChunkId LeafQueue::pop(std::uint64_t now) {
+  const std::optional<Front> first = front(now);
+  if (!first) return kNoChunk;
+  take(*first);
+  return first->id;
+}
+
 ChunkId LeafQueue::pop_idle(std::uint64_t time) {
   for (std::uint32_t weight = 0; weight < kNumWeights; ++weight) {
     Heap& heap = heaps_[weight];

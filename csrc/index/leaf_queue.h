@@ -59,6 +59,9 @@ class LeafQueue {
   // Takes that leaf out. REQUIRES: front() has just given it.
   void take(const Front& front);
 
+  // Both at once; kNoChunk where there is no leaf.
+  ChunkId pop(std::uint64_t now);
+
   // Takes out the oldest leaf of any weight that was last used at `time` or before; kNoChunk where
   // there is none.
   ChunkId pop_idle(std::uint64_t time);

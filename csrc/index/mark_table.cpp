@@ -2,7 +2,7 @@
 
 namespace radixkv {
 
-MarkId MarkTable::at(NodeId node) const {
+MarkId MarkTable::find(NodeId node) const {
   const auto found = by_node_.find(node);
   return found == by_node_.end() ? kNoMark : found->second;
 }
@@ -77,20 +77,11 @@ std::vector<MarkId> MarkTable::charged_to(MarkId root, Tier tier) const {
   return found;
 }
 
-void MarkTable::charge(MarkId id, Tier tier, std::uint32_t num_units) {
-  if (id == kNoMark) return;
+void MarkTable::change_units(MarkId id, Tier tier, std::uint64_t by) {
   const std::size_t at = index_of(tier);
-  marks_.at(id).own_units[at] += num_units;
-  if (const MarkId root = quota_root(id, tier)) marks_.at(root).charged_units[at] += num_units;
-  if (is_pinned(id)) pinned_units_[at] += num_units;
-}
-
-void MarkTable::discharge(MarkId id, Tier tier, std::uint32_t num_units) {
-  if (id == kNoMark) return;
-  const std::size_t at = index_of(tier);
-  marks_.at(id).own_units[at] -= num_units;
-  if (const MarkId root = quota_root(id, tier)) marks_.at(root).charged_units[at] -= num_units;
-  if (is_pinned(id)) pinned_units_[at] -= num_units;
+  marks_.at(id).own_units[at] += by;
+  if (const MarkId root = quota_root(id, tier)) marks_.at(root).charged_units[at] += by;
+  if (is_pinned(id)) pinned_units_[at] += by;
 }
 
 std::uint64_t MarkTable::room(MarkId root, Tier tier) const {

@@ -52,7 +52,7 @@ class MarkTable {
   const Mark& operator[](MarkId id) const { return marks_.at(id); }
 
   // The mark at the end of this node, or kNoMark.
-  MarkId at(NodeId node) const;
+  MarkId at(NodeId node) const { return by_node_.empty() ? kNoMark : find(node); }
   // Whether a mark lies at the end of this node or below it.
   bool is_on_path(NodeId node) const { return num_below_.contains(node); }
 
@@ -88,14 +88,21 @@ class MarkTable {
   std::vector<MarkId> charged_to(MarkId root, Tier tier) const;
 
   // A chunk that `id` governs got an extent on the tier, or lost it.
-  void charge(MarkId id, Tier tier, std::uint32_t num_units);
-  void discharge(MarkId id, Tier tier, std::uint32_t num_units);
+  void charge(MarkId id, Tier tier, std::uint32_t num_units) {
+    if (id != kNoMark) change_units(id, tier, num_units);
+  }
+  void discharge(MarkId id, Tier tier, std::uint32_t num_units) {
+    if (id != kNoMark) change_units(id, tier, -std::uint64_t{num_units});
+  }
   // Units that pinned subtrees have on the tier.
   std::uint64_t pinned_units(Tier tier) const { return pinned_units_[index_of(tier)]; }
   // Units that the quota of `root` leaves. REQUIRES: it has one.
   std::uint64_t room(MarkId root, Tier tier) const;
 
  private:
+  MarkId find(NodeId node) const;
+  // `by` may be less than nothing, in two's complement.
+  void change_units(MarkId id, Tier tier, std::uint64_t by);
   // Sums up anew who is charged and what is pinned.
   void recount();
 
