@@ -194,28 +194,27 @@ void RunFinder::file_path(const std::vector<ChunkId>& path) {
   }
 }
 
-// Under one chunk for each token of the tree.
+// Under one chunk for each token of the tree. Of a gram that is everywhere, places that have gone
+// are not looked for one by one: sweep() finds them.
 void RunFinder::file(std::uint64_t key, ChunkId id, std::uint32_t end) {
   const Chunk& chunk = index_.chunks_[id];
   const GramPlace place{id, static_cast<std::uint16_t>(end - index_.chunks_.start(id)),
                         GramPlace::age_of(chunk.generation)};
   std::size_t num_places = 0;
+  table_.for_each(key, [&](const GramPlace&) { return ++num_places < GramTable::kMostPlaces; });
+  const bool is_full = num_places == GramTable::kMostPlaces;
+  if (is_full && table_.had_more(key)) return;
   bool is_known = false;
   GramPlace gone;
   table_.for_each(key, [&](const GramPlace& other) {
-    ++num_places;
-    if (!is_filed(other)) {
-      gone = other;
-    } else if (other == place) {
-      is_known = true;
-    } else if (other.end == place.end && is_same_token(other.chunk, id, end)) {
-      is_known = true;
-    }
+    if (is_full && !is_filed(other)) gone = other;
+    is_known = other == place ||
+               (other.end == place.end && is_filed(other) && is_same_token(other.chunk, id, end));
     return !is_known;
   });
   if (is_known) return;
   if (gone.chunk != kNoChunk) return table_.replace(key, gone, place);
-  if (num_places >= GramTable::kMostPlaces) return table_.note_more(key);
+  if (is_full) return table_.note_more(key);
   if (table_.needs_room(key)) {
     table_.refile(GramTable::part_of(key), [this](const GramPlace& one) { return is_filed(one); });
   }

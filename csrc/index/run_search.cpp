@@ -8,7 +8,7 @@ namespace radixkv {
 
 namespace {
 
-constexpr std::size_t kMostWork = 1 << 15;  // places, of some 200 ns each
+constexpr std::size_t kMostWork = 1 << 14;  // places, of some 200 ns each
 constexpr std::size_t kLeastPlaces = 2;     // of each gram, whatever was done before
 constexpr std::size_t kTokensPerWork = 256;
 constexpr std::size_t kMostRuns = 1 << 17;
@@ -78,14 +78,16 @@ bool RunSearch::is_deep_in_repeats(std::size_t end) {
 
 // What each place takes is mostly waiting for memory, so it is asked for some places ahead.
 void RunSearch::look_up(const ChosenGram& gram, std::size_t most_places) {
+  const std::size_t most_seen = 2 * most_places;  // some may have gone
   places_.clear();
   finder_.table_.for_each(gram.key, [&](const GramPlace& place) {
     __builtin_prefetch(&index_.chunks_[place.chunk]);
     places_.push_back(place);
-    return true;
+    return places_.size() <= most_seen;
   });
+  const bool has_more = places_.size() > most_seen || finder_.table_.had_more(gram.key);
   std::erase_if(places_, [this](const GramPlace& place) { return !finder_.is_filed(place); });
-  if (places_.size() > most_places || finder_.table_.had_more(gram.key)) result_.truncated = true;
+  if (places_.size() > most_places || has_more) result_.truncated = true;
   if (places_.size() > most_places) places_.resize(most_places);
   for (const GramPlace& place : places_) {
     __builtin_prefetch(&index_.tree_[index_.chunks_.node(place.chunk)]);
