@@ -28,6 +28,14 @@ sys.stdin.read()
 _CLIENT_TTL_S = 2  # after which an owner that says nothing is dead
 
 
+def folder_for_import(folder: Path) -> Path:
+    """Mooncake's client, and nothing else, for the PYTHONPATH of an interpreter without it."""
+    package = Path(mooncake.import_store().__file__).parent
+    for part in package.parent.glob("mooncake*"):
+        (folder / part.name).symlink_to(part)
+    return folder
+
+
 class MooncakeServer:
     """Runs until `close`.
 
@@ -44,9 +52,7 @@ class MooncakeServer:
         self._host = "127.0.0.1" if wire is None else wire.far_address
         self._port = free_port()
         self._metrics_port = free_port()
-        self.start_master()
-        if segment_bytes:
-            self.start_owner()
+        self.start()
 
     @property
     def url(self) -> str:
@@ -88,10 +94,28 @@ class MooncakeServer:
         assert self.owner.stdout is not None
         assert self.owner.stdout.readline() == b"ready\n"
 
-    def close(self) -> None:
-        """kill -9 to both."""
-        for process in (self.master, *([self.owner] if self._segment_bytes else [])):
+    def start(self) -> None:
+        """All of it, empty."""
+        self.start_master()
+        if self._segment_bytes:
+            self.start_owner()
+
+    def kill(self) -> None:
+        """kill -9 to all of it."""
+        for process in self._processes():
             kill(process)
+
+    def stop(self) -> None:
+        """All of it hangs."""
+        for process in self._processes():
+            stop(process)
+
+    def close(self) -> None:
+        """The end."""
+        self.kill()
+
+    def _processes(self) -> list[subprocess.Popen[bytes]]:
+        return [self.master, *([self.owner] if self._segment_bytes else [])]
 
     def _start(self, words: list[str], name: str) -> subprocess.Popen[bytes]:
         command = words if self._wire is None else self._wire.at_far_end(words)

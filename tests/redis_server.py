@@ -55,6 +55,11 @@ class RedisServer:
         return f"unix://{self.socket}"
 
     @property
+    def url(self) -> str:
+        """As those have it who are at the other end of the wire, if there is one."""
+        return self.unix_url if self._wire is None else self.tcp_url
+
+    @property
     def tcp_url(self) -> str:
         return f"redis://{self._address}:{self.port}"
 

@@ -188,6 +188,8 @@ class SGLangServer:
         # and calls that reached the tree cache.
         self.prefilled_tokens: Counter[str] = Counter()
         self.cache_calls: Counter[str] = Counter()
+        # Of those calls, the one that took longest, in seconds, less its wait for a CPU.
+        self.longest_call = ("", 0.0)
         self._ready = threading.Event()
         self._gone = threading.Event()
         python = engine_python(config.engine)
@@ -270,6 +272,9 @@ class SGLangServer:
         states = self.call("GET", "/server_info")["internal_states"][0]["probe"]
         self.prefilled_tokens.update(states[0]["prefilled_tokens"])
         self.cache_calls.update(states[0]["cache_calls"])
+        name, took_s = states[0]["longest_call"]
+        if took_s > self.longest_call[1]:
+            self.longest_call = (name, took_s)
         return states
 
     def wait_until_idle(self, timeout_s: float = CALL_TIMEOUT_S) -> list[dict[str, Any]]:

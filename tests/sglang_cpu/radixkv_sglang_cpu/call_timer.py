@@ -49,6 +49,12 @@ class CallTimer:
             if took_s > self.longest_s:
                 self.longest_s, self.longest_name = took_s, name
 
+    def take_longest(self) -> tuple[str, float]:
+        """The name of the longest call and its seconds; from now on another is."""
+        longest = self.longest_name, self.longest_s
+        self.longest_name, self.longest_s = "", 0.0
+        return longest
+
     def close(self) -> None:
         """The end of it."""
         while self._schedstats:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from . import inside_radixkv, kv_audit
+from .call_timer import CallTimer
 
 # The calls through which a cache outside the GPU lives. Counted on whatever tree cache is there.
 CACHE_CALLS = (
@@ -58,11 +59,12 @@ def watch_cache(_result: None, scheduler: Any, *_: Any, **__: Any) -> None:
     def counted(name: str, call: Any) -> Any:
         def forward(*args: Any, **kwargs: Any) -> Any:
             cache_calls[name] += 1
-            return call(*args, **kwargs)
+            return timer(name, lambda: call(*args, **kwargs))
 
         return forward
 
     cache = scheduler.tree_cache
+    timer = scheduler.cache_call_timer = CallTimer()
     rank = torch.distributed.get_rank(scheduler.tp_cpu_group)
     if inside_radixkv.is_radixkv(cache):
         scheduler.radixkv_ticks = inside_radixkv.watch(cache, rank)
@@ -117,6 +119,7 @@ def look_inside(scheduler: Any) -> dict[str, Any]:
         "slots_twice": num_slots_twice(scheduler),
         "prefilled_tokens": dict(prefilled_tokens),
         "cache_calls": dict(cache_calls),
+        "longest_call": scheduler.cache_call_timer.take_longest(),
     }
     if inside_radixkv.is_radixkv(cache):
         state["radixkv"] = inside_radixkv.describe(cache, scheduler.radixkv_ticks)
