@@ -34,6 +34,7 @@ from sglang_ext.failed_loads import end_with_error, is_poisoned
 from sglang_ext.outside import LoadUnderWay, OutsideDevice
 from sglang_ext.pool import engine_slots
 from sglang_ext.requests import RequestState, state_of
+from sglang_ext.sessions import Sessions
 from sglang_ext.support import check_model
 from sglang_ext.surface import UnifiedController
 
@@ -70,6 +71,7 @@ class UnifiedKVCache(OutsideDevice, UnifiedRadixCache):  # type: ignore[misc]
         UnifiedRadixCache.__init__(self, params)
         self._open(ctx)
         self._bad_prefixes: list[Span] = []
+        self._sessions = Sessions(self)
         self.cache_controller = UnifiedController(self._layers)
 
     def init_hicache(self, *_: Any) -> None:
@@ -95,7 +97,8 @@ class UnifiedKVCache(OutsideDevice, UnifiedRadixCache):  # type: ignore[misc]
 
     def match_prefix(self, params: MatchPrefixParams) -> MatchResult:
         """Device hit as SGLang finds it; `host_hit_length`: what memory has beyond, in pages."""
-        bad = self._bad_prefix_of(params.key)
+        has_kv = self._sessions.has_kv_for(params.req)
+        bad = None if has_kv else self._bad_prefix_of(params.key)
         if bad is not None:
             return self._match_before(bad, params)
         result = super().match_prefix(params)
@@ -190,6 +193,7 @@ class UnifiedKVCache(OutsideDevice, UnifiedRadixCache):  # type: ignore[misc]
             if load.span.may_be_read_by(req):
                 end_with_error(req)
         self._bad_prefixes.append(load.span)
+        self._sessions.doubt_all(self._matched_requests)
 
     def _match_before(self, bad: Span, params: MatchPrefixParams) -> MatchResult:
         """Device hit that ends before what could not be loaded; nothing is loaded beyond it."""
