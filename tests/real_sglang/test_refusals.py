@@ -114,10 +114,8 @@ def test_plain_attention_is_served(said: dict[str, Any], pool: str) -> None:
     ],
 )
 def test_storage_of_hicache_that_is_not_served_is_named(
-    said: dict[str, Any], version: str, storage: str, words: str
+    said: dict[str, Any], storage: str, words: str
 ) -> None:
-    if version == "0.5.15":
-        pytest.skip("HiCache is not run with this version")
     assert said["storages"][storage].startswith("UnsupportedError: ")
     assert words in said["storages"][storage]
 
