@@ -58,8 +58,7 @@ class RadixKVConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
             self._stats = StatsReader(self.scheduler.planner)
             _warn_of_policy(vllm_config.kv_transfer_config)
         else:
-            layers = list(kv_cache_config.kv_cache_groups[0].layer_names)
-            self.worker = WorkerSide(settings, layers, get_tensor_model_parallel_rank())
+            self.worker = WorkerSide(settings, get_tensor_model_parallel_rank())
 
     @property
     def requires_kv_delivery(self) -> bool:
@@ -115,14 +114,14 @@ class RadixKVConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     def request_finished(
         self, request: Any, block_ids: list[int]
     ) -> tuple[bool, dict[str, Any] | None]:
-        if self.scheduler is not None:
-            self.scheduler.finished(request, block_ids)
-        return False, None
+        return self.request_finished_all_groups(request, (block_ids,))
 
     def request_finished_all_groups(
         self, request: Any, block_ids: tuple[list[int], ...]
     ) -> tuple[bool, dict[str, Any] | None]:
-        return self.request_finished(request, block_ids[0] if block_ids else [])
+        if self.scheduler is not None:
+            self.scheduler.finished(request, block_ids)
+        return False, None
 
     def reset_cache(self) -> bool | None:
         return None if self.scheduler is None else self.scheduler.reset()
@@ -169,6 +168,14 @@ class RadixKVConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         if self.worker is None:
             return None, None
         return None, self.worker.end_step() or None
+
+    def get_transfer_results(self, finished_req_ids: set[str]) -> Any:
+        """What vLLM asks from 0.30 on, in place of `get_finished`."""
+        results = super().get_transfer_results(finished_req_ids)
+        if self.worker is not None:
+            received = results.finished_recving
+            results.failed_recving |= self.worker.take_failed_requests(received)
+        return results
 
     def get_block_ids_with_load_errors(self) -> set[int]:
         return set() if self.worker is None else self.worker.take_lost_blocks()

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import platform
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from vllm.platforms import current_platform
 
 from radixkv import KVLayout, Namespace, Planner, common_identity, find_model, model_identity
 from vllm_ext.requests import request_key
+from vllm_ext.settings import EngineSettings
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +36,9 @@ _AS_IT_IS: dict[str, tuple[object, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Whose requests share a tree, in the words of vLLM's requests."""
+    """Whose requests share a tree, in the words of vLLM's requests, and which layers it is of."""
 
+    group: int
     lora_name: str | None = None
     cache_salt: str | None = None
 
@@ -50,32 +53,40 @@ class Namespaces:
 
     Args:
         planner: Has the trees.
-        base: The namespace of a plain request.
+        bases: The namespaces of a plain request, one for each group of layers.
     """
 
-    def __init__(self, planner: Planner, base: Namespace) -> None:
+    def __init__(self, planner: Planner, bases: Sequence[Namespace]) -> None:
         self._planner = planner
-        self._base = base
+        self._bases = bases
         self._loras: dict[tuple[str, int, str], str] = {}
-        self._trees: dict[tuple[str, str], int] = {}
-        self._origins = {planner.index.namespace(base.digest()): Origin()}
+        self._trees: dict[tuple[str, str], tuple[int, ...]] = {}
+        self._origins: dict[int, Origin] = {}
+        self._make_trees("", "", None, None)
 
-    def tree_of(self, request: Any) -> int | None:
-        """The tree of a request; None where it cannot be told."""
-        lora = self._lora_of(getattr(request, "lora_request", None))
+    def trees_of(self, request: Any) -> tuple[int, ...] | None:
+        """A request's tree for each group of layers; None where they cannot be told."""
+        lora_request = getattr(request, "lora_request", None)
+        lora = self._lora_of(lora_request)
         if lora is None:
             return None
-        name = (lora, request_key(request))
-        if name not in self._trees:
-            space = dataclasses.replace(self._base, lora=name[0], request_key=name[1])
-            tree = self._planner.index.namespace(space.digest())
-            self._trees[name] = tree
-            self._origins.setdefault(tree, _origin_of(request))
-        return self._trees[name]
+        key = request_key(request)
+        if (lora, key) not in self._trees:
+            name = None if lora_request is None else lora_request.lora_name
+            self._make_trees(lora, key, name, getattr(request, "cache_salt", None))
+        return self._trees[lora, key]
 
     def origin_of(self, tree: int) -> Origin | None:
         """Whose a tree is; None where no request of this engine has asked for it."""
         return self._origins.get(tree)
+
+    def _make_trees(self, lora: str, key: str, lora_name: str | None, salt: str | None) -> None:
+        trees = []
+        for group, base in enumerate(self._bases):
+            space = dataclasses.replace(base, lora=lora, request_key=key)
+            trees.append(self._planner.index.namespace(space.digest()))
+            self._origins.setdefault(trees[-1], Origin(group, lora_name, salt))
+        self._trees[lora, key] = tuple(trees)
 
     def _lora_of(self, lora: Any) -> str | None:
         """Names an adapter by its weights; empty without one, None where they may change."""
@@ -89,23 +100,24 @@ class Namespaces:
         return self._loras[key]
 
 
-def _origin_of(request: Any) -> Origin:
-    lora = getattr(request, "lora_request", None)
-    return Origin(None if lora is None else lora.lora_name, getattr(request, "cache_salt", None))
+def engine_namespaces(
+    vllm_config: Any, kv_cache_config: Any, settings: EngineSettings
+) -> list[Namespace]:
+    """The namespaces of an engine that starts now, one for each group of layers."""
+    layout, config = settings.layout, settings.config
+    identity = _identity(vllm_config, kv_cache_config, layout)
+    return [
+        Namespace(
+            model=identity if len(settings.groups) == 1 else f"{identity} {group.layer_names}",
+            layout_digest=layout.digest(config.chunk_tokens),
+            salt=config.namespace_salt,
+        )
+        for group in settings.groups
+    ]
 
 
-def engine_namespace(
-    vllm_config: Any, kv_cache_config: Any, layout: KVLayout, chunk_tokens: int, salt: str
-) -> Namespace:
-    """The namespace of an engine that starts now.
-
-    Args:
-        vllm_config: vLLM's settings.
-        kv_cache_config: How its KV cache was laid out.
-        layout: The KV of one token on one rank.
-        chunk_tokens: Tokens in a chunk.
-        salt: `namespace_salt` of radixkv's settings.
-    """
+def _identity(vllm_config: Any, kv_cache_config: Any, layout: KVLayout) -> str:
+    """Names the model's weights and what this engine makes of them."""
     overrides = _overrides(vllm_config, kv_cache_config)
     model = vllm_config.model_config
     try:
@@ -113,7 +125,7 @@ def engine_namespace(
         shared = _is_as_it_is(vllm_config, layout) and common_identity(
             folder, layout.dtype, vllm_config.parallel_config.tensor_parallel_size
         )
-        identity = shared or model_identity(folder, overrides)
+        return shared or model_identity(folder, overrides)
     except (OSError, ValueError, ImportError) as error:
         logger.warning(
             "the weights of %s cannot be told from others (%s): what is kept is found again only "
@@ -121,8 +133,7 @@ def engine_namespace(
             model.model,
             error,
         )
-        identity = uuid.uuid4().hex
-    return Namespace(model=identity, layout_digest=layout.digest(chunk_tokens), salt=salt)
+        return uuid.uuid4().hex
 
 
 def _is_as_it_is(vllm_config: Any, layout: KVLayout) -> bool:

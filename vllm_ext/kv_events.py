@@ -72,6 +72,7 @@ class TierEvents:
                 medium=medium,
                 lora_name=origin.lora_name,
                 extra_keys=[extra_keys],
+                group_idx=origin.group,
             )
         )
 

@@ -10,6 +10,14 @@ So the kernels of a GPU keep it, and joint latents (MLA) lie so everywhere, with
 Elsewhere the attention kernel arranges bytes as it likes: a CPU's has K transposed, so that no run
 of bytes belongs to one token. There blocks move whole, and a row is only a block's bytes divided by
 its tokens.
+
+A model some of whose layers attend to a window only has several groups of layers, each with blocks
+of its own out of one pool: a block's bytes hold the first layers' KV of one group or of another.
+
+    pool, layer 0 of a group    [block 0: group A's layer 0][block 1: group B's layer 0] …
+          layer 1 of a group    [block 0: group A's layer 1][block 1: group B's layer 1] …
+
+So one description of the memory serves all groups; a group with fewer layers leaves bytes unused.
 """
 
 from __future__ import annotations
@@ -23,7 +31,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from vllm.platforms import current_platform
-from vllm.v1.kv_cache_interface import MLAAttentionSpec
+from vllm.v1.kv_cache_interface import MLAAttentionSpec, SlidingWindowSpec
 
 from radixkv import EngineMemory, KVLayout, Load, Store, UnsupportedError
 
@@ -31,11 +39,37 @@ _PLAIN_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _KNOWN_BACKENDS = (None, "FLASH_ATTN", "FLASHINFER", "TRITON_ATTN", "FLEX_ATTENTION")
 
 
+@dataclass(frozen=True, slots=True)
+class LayerGroup:
+    """Layers whose blocks vLLM hands out together.
+
+    Attributes:
+        layer_names: In the order in which they are stored.
+        window: Tokens that one attends to, itself among them; None for all before it.
+    """
+
+    layer_names: tuple[str, ...]
+    window: int | None
+
+
+def find_groups(kv_cache_config: Any) -> tuple[LayerGroup, ...]:
+    """The engine's groups, in vLLM's order."""
+    return tuple(
+        LayerGroup(
+            tuple(group.layer_names),
+            group.kv_cache_spec.sliding_window
+            if isinstance(group.kv_cache_spec, SlidingWindowSpec)
+            else None,
+        )
+        for group in kv_cache_config.kv_cache_groups
+    )
+
+
 def describe_blocks(vllm_config: Any, kv_cache_config: Any) -> KVLayout:
     """The KV of a token on one rank, as the scheduler and the workers both can tell it."""
-    group = kv_cache_config.kv_cache_groups[0]
-    spec = group.kv_cache_spec
-    num_layers = len(group.layer_names)
+    groups = kv_cache_config.kv_cache_groups
+    spec = groups[0].kv_cache_spec
+    num_layers = max(len(group.layer_names) for group in groups)
     dtype = str(spec.dtype).removeprefix("torch.")
     row_bytes = spec.num_kv_heads * spec.head_size * spec.dtype.itemsize
     num_kv = 1 if isinstance(spec, MLAAttentionSpec) else 2
@@ -97,7 +131,7 @@ def block_slots(blocks: list[int], block_tokens: int, first: int, last: int) -> 
 def find_memory(
     layout: KVLayout,
     block_tokens: int,
-    layer_names: list[str],
+    groups: tuple[LayerGroup, ...],
     kv_caches: Mapping[str, torch.Tensor],
     num_blocks: int,
 ) -> EngineMemory:
@@ -106,14 +140,14 @@ def find_memory(
     Args:
         layout: From `describe_blocks`.
         block_tokens: Tokens in one of vLLM's blocks.
-        layer_names: The layers, in the order in which they are stored.
+        groups: The layers.
         kv_caches: vLLM's tensor of each layer.
         num_blocks: Blocks in each.
 
     Raises:
         UnsupportedError: A block does not lie as the layout says.
     """
-    tensors = [kv_caches[name] for name in layer_names]
+    tensors = _shared_tensors(groups, kv_caches)
     if layout.block_tokens > 1:
         places = [_whole_blocks(tensor, num_blocks, layout) for tensor in tensors]
     else:
@@ -139,6 +173,25 @@ def find_memory(
             each_row([place.piece_step for place in places]) if one.num_pieces > 1 else None
         ),
     )
+
+
+def _shared_tensors(
+    groups: tuple[LayerGroup, ...], kv_caches: Mapping[str, torch.Tensor]
+) -> list[torch.Tensor]:
+    """The tensors of the group with the most layers; those of the others are the same memory."""
+    most = max(groups, key=lambda group: len(group.layer_names))
+    tensors = [kv_caches[name] for name in most.layer_names]
+    for group in groups:
+        for name, tensor in zip(group.layer_names, tensors, strict=False):
+            own = kv_caches[name]
+            if (own.data_ptr(), own.shape, own.stride(), own.dtype) != (
+                tensor.data_ptr(),
+                tensor.shape,
+                tensor.stride(),
+                tensor.dtype,
+            ):
+                raise UnsupportedError(f"radixkv: {name} has memory that no other group shares")
+    return tensors
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,36 +15,61 @@ _COMPLETE = frozenset({"FINISHED_STOPPED", "FINISHED_LENGTH_CAPPED"})
 
 
 @dataclass(slots=True)
+class GroupState:
+    """What is known of a request's KV in one group of layers.
+
+    Attributes:
+        tree: The namespace that it is matched and stored in.
+        window: Tokens that the next one attends to, itself among them; None for all.
+        blocks: Its blocks on the device, in order. vLLM takes back those that have left the window.
+        first_held: Position from which on the blocks are still its own.
+        stored_tokens: How far stores have been asked for.
+        prefetch: Under way while the request waits in the queue.
+        memory_end: Where what memory had ended when its prefetch began, if there was one.
+        disk_end: Where what comes from disk ends, and what comes from remote servers begins.
+    """
+
+    tree: int
+    window: int | None = None
+    blocks: list[int] = field(default_factory=list)
+    first_held: int = 0
+    stored_tokens: int = 0
+    prefetch: Prefetch | None = None
+    memory_end: int = sys.maxsize
+    disk_end: int = sys.maxsize
+
+    def is_coming(self, num_tokens: int) -> bool:
+        """Whether memory may soon have more than the first so many tokens."""
+        return self.prefetch is not None and self.prefetch.may_reach_beyond(num_tokens)
+
+    def needed_from(self, num_tokens: int, block_tokens: int) -> int:
+        """Where the first block begins that the token after so many attends to."""
+        if self.window is None:
+            return 0
+        return max(0, num_tokens - self.window + 1) // block_tokens * block_tokens
+
+
+@dataclass(slots=True)
 class RequestState:
     """One request whose KV follows from its token ids.
 
     Attributes:
         request: vLLM's.
-        tree: The namespace that it is matched and stored in.
+        groups: Its KV, one for each group of layers.
         reads: Whether it may be served from the cache.
         writes: Whether it may be stored.
         tokens: Its token ids as far as they are known, converted once.
-        blocks: Its blocks on the device, in order.
         admission: Number of its admission, the recency of what it uses; 0 before it.
-        prefetch: Under way while it waits in the queue.
-        memory_end: Where what memory had ended when its prefetch began, if there was one.
-        disk_end: Where what comes from disk ends, and what comes from remote servers begins.
         local_tokens: What the device had when it was last matched.
-        stored_tokens: How far stores have been asked for.
     """
 
     request: Any
-    tree: int
+    groups: list[GroupState]
     reads: bool
     writes: bool
     tokens: array[int]
-    blocks: list[int] = field(default_factory=list)
     admission: int = 0
-    prefetch: Prefetch | None = None
-    memory_end: int = sys.maxsize
-    disk_end: int = sys.maxsize
     local_tokens: int = 0
-    stored_tokens: int = 0
 
     def take_in_tokens(self) -> None:
         """Convert what was decoded since the last call."""

@@ -15,10 +15,14 @@ begins when it has ended. No block is held back from vLLM.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from radixkv import (
     Completion,
@@ -31,14 +35,19 @@ from radixkv import (
     inspect_ranks,
     serve_status,
 )
-from vllm_ext.identity import Namespaces, engine_namespace
+from vllm_ext.blocks import BlockBook
+from vllm_ext.identity import Namespaces, engine_namespaces
 from vllm_ext.kv_events import TierEvents
-from vllm_ext.layout import block_slots, blocks_of, slots_of
+from vllm_ext.layout import block_slots
 from vllm_ext.metadata import Outcome, StepPlan, WorkerReport, join
-from vllm_ext.requests import RequestState, may_read, may_write, tokens_of
+from vllm_ext.requests import GroupState, RequestState, may_read, may_write, tokens_of
 from vllm_ext.settings import EngineSettings
 
 logger = logging.getLogger(__name__)
+
+
+class _GoneError(Exception):
+    """Blocks that a store would read are no longer the request's."""
 
 
 class SchedulerSide:
@@ -65,18 +74,15 @@ class SchedulerSide:
             * settings.num_blocks
             * settings.block_tokens,
         )
-        space = engine_namespace(
-            vllm_config, kv_cache_config, layout, config.chunk_tokens, config.namespace_salt
-        )
-        self._namespaces = Namespaces(self.planner, space)
+        spaces = engine_namespaces(vllm_config, kv_cache_config, settings)
+        self._namespaces = Namespaces(self.planner, spaces)
         told = getattr(vllm_config, "kv_events_config", None)
         self.events: TierEvents | None = None
         if told is not None and told.enable_kv_cache_events:
             self.events = TierEvents(self.planner.index, self._namespaces)
         self._requests: dict[str, RequestState] = {}
         self._loading: dict[int, str] = {}  # command id of a load → request
-        self._reading: dict[int, set[int]] = {}  # command id of a store → blocks that it reads
-        self._written: set[int] = set()  # blocks that the step being scheduled overwrites
+        self._blocks = BlockBook(settings.block_tokens)
         self._outcomes: dict[int, Outcome] = {}  # of commands that some rank has not ended yet
         self._failed_loads: list[int] = []
         self._meter = RateMeter(time.monotonic(), config.chunk_tokens)
@@ -95,7 +101,7 @@ class SchedulerSide:
         """A request queues. What disk and remote servers have of it begins to move."""
         state = self._open(request)
         if state is not None and state.reads:
-            self._begin_prefetch(state)
+            self._begin_prefetches(state)
 
     def match(self, request: Any, num_local: int) -> tuple[int | None, bool]:
         """Tokens in memory beyond the first `num_local`, which the device has.
@@ -109,12 +115,17 @@ class SchedulerSide:
             return 0, False
         state.take_in_tokens()
         limit = self._matchable(state)
-        found = self.planner.match(state.tokens, state.tree, limit=limit)
-        if state.prefetch is not None:
-            if state.prefetch.may_reach_beyond(num_local):
-                return None, False
-            self._end_prefetch(state)
-        num_tokens = self._settings.layout.whole_blocks(found.num_memory_tokens) - num_local
+        found = [
+            self.planner.match(state.tokens, group.tree, limit=limit).num_memory_tokens
+            for group in state.groups
+        ]
+        if any(group.is_coming(num_local) for group in state.groups) and all(
+            num_tokens > num_local or group.is_coming(num_local)
+            for group, num_tokens in zip(state.groups, found, strict=True)
+        ):
+            return None, False
+        self._end_prefetches(state)
+        num_tokens = self._settings.layout.whole_blocks(min(found)) - num_local
         state.local_tokens = num_local
         return (num_tokens, not self._settings.loads_sync) if num_tokens > 0 else (0, False)
 
@@ -123,16 +134,15 @@ class SchedulerSide:
         state = self._requests.get(request.request_id)
         if state is None or num_external_tokens == 0:
             return
-        first = state.local_tokens
-        last = first + num_external_tokens
-        block_ids = blocks.get_block_ids()[0]
-        with self.planner.acquire(
-            state.tokens, state.tree, limit=last, time=self._admission_of(state)
-        ) as handle:
-            slots = block_slots(block_ids, self._block_tokens, first, last)
-            load = self.planner.load(handle, first, slots)
-        self._loading[load.command_id] = request.request_id
-        self._written.update(block_ids[first // self._block_tokens :])
+        last = state.local_tokens + num_external_tokens
+        time = self._admission_of(state)
+        for group, ids in zip(state.groups, blocks.get_block_ids(), strict=True):
+            first = max(state.local_tokens, group.needed_from(last, self._block_tokens))
+            with self.planner.acquire(state.tokens, group.tree, limit=last, time=time) as handle:
+                slots = block_slots(ids, self._block_tokens, first, last)
+                load = self.planner.load(handle, first, slots)
+            self._loading[load.command_id] = request.request_id
+            self._blocks.overwrite(ids, first)
 
     def hit_sources(self, request: Any, num_external_tokens: int) -> dict[str, int]:
         """Of the tokens that are loaded, which tier had them when the request came, in the names
@@ -140,8 +150,8 @@ class SchedulerSide:
         """
         state = self._requests[request.request_id]
         first, last = state.local_tokens, state.local_tokens + num_external_tokens
-        memory_end = min(max(first, state.memory_end), last)
-        disk_end = min(max(memory_end, state.disk_end), last)
+        memory_end = min(max(first, min(group.memory_end for group in state.groups)), last)
+        disk_end = min(max(memory_end, min(group.disk_end for group in state.groups)), last)
         found = {
             "host": memory_end - first,
             "disk": disk_end - memory_end,
@@ -155,12 +165,13 @@ class SchedulerSide:
         if state is not None:
             return state
         tokens = tokens_of(request)
-        tree = None if tokens is None else self._namespaces.tree_of(request)
-        if tokens is None or tree is None:
+        trees = None if tokens is None else self._namespaces.trees_of(request)
+        if tokens is None or trees is None:
             return None
+        windows = (group.window for group in self._settings.groups)
         state = RequestState(
             request=request,
-            tree=tree,
+            groups=[GroupState(*pair) for pair in zip(trees, windows, strict=True)],
             tokens=tokens,
             reads=self._settings.reads and may_read(request),
             writes=self._settings.writes and may_write(request),
@@ -177,19 +188,21 @@ class SchedulerSide:
             state.admission = self.planner.new_admission()
         return state.admission
 
-    def _begin_prefetch(self, state: RequestState) -> None:
+    def _begin_prefetches(self, state: RequestState) -> None:
         limit = self._matchable(state)
-        prefetch = self.planner.prefetch(state.tokens, state.tree, limit=limit)
-        state.prefetch = prefetch
-        if prefetch is not None:
-            state.memory_end = state.disk_end = prefetch.tokens_before
-            if prefetch.uses_disk:
-                state.disk_end = prefetch.handle.num_tokens
+        for group in state.groups:
+            prefetch = self.planner.prefetch(state.tokens, group.tree, limit=limit)
+            group.prefetch = prefetch
+            if prefetch is not None:
+                group.memory_end = group.disk_end = prefetch.tokens_before
+                if prefetch.uses_disk:
+                    group.disk_end = prefetch.handle.num_tokens
 
-    def _end_prefetch(self, state: RequestState) -> None:
-        if state.prefetch is not None:
-            self.planner.end_prefetch(state.prefetch)
-            state.prefetch = None
+    def _end_prefetches(self, state: RequestState) -> None:
+        for group in state.groups:
+            if group.prefetch is not None:
+                self.planner.end_prefetch(group.prefetch)
+                group.prefetch = None
 
     # --- a step is scheduled
 
@@ -201,25 +214,21 @@ class SchedulerSide:
         """
         self._apply(())
         for state, num_computed in self._follow(output):
-            if num_computed >= state.stored_tokens + self._chunk_tokens:
-                self._store(state, num_computed, tail=False)
+            for group in state.groups:
+                if num_computed >= group.stored_tokens + self._chunk_tokens:
+                    self._store(state, group, num_computed, tail=False)
+            self._blocks.note_held(state, num_computed)
         commands = self.planner.take_commands()
         for command in commands:
             if isinstance(command, Store):
-                blocks = blocks_of(slots_of(command), self._block_tokens)
-                self._reading[command.command_id] = blocks
+                self._blocks.read(command)
         plan = StepPlan(
             commands=commands,
             waiting=self._waiting(commands),
-            awaited=[
-                command_id
-                for command_id, blocks in self._reading.items()
-                if not blocks.isdisjoint(self._written)
-            ],
+            awaited=self._blocks.take_awaited(),
             failed_loads_heard=self._failed_loads,
             is_idle=not output.total_num_scheduled_tokens,
         )
-        self._written = set()
         self._failed_loads = []
         return plan
 
@@ -234,31 +243,23 @@ class SchedulerSide:
         for new in output.scheduled_new_reqs:
             num_prompt_tokens += output.num_scheduled_tokens[new.req_id]
             state = self._requests.get(new.req_id)
-            self._overwrite(new.block_ids[0], new.num_computed_tokens)
+            self._blocks.begin(state, new.block_ids, new.num_computed_tokens)
             if state is not None:
-                state.blocks = list(new.block_ids[0])
                 self._admission_of(state)
         cached = output.scheduled_cached_reqs
         for req_id, blocks, num_computed in zip(
             cached.req_ids, cached.new_block_ids, cached.num_computed_tokens, strict=True
         ):
             state = self._requests.get(req_id)
-            is_resumed = req_id in cached.resumed_req_ids
-            if blocks is not None:
-                self._overwrite(blocks[0], num_computed if is_resumed else 0)
-            if state is None:
-                continue
-            if num_computed < state.request.num_prompt_tokens:
+            if state is not None and num_computed < state.request.num_prompt_tokens:
                 num_prompt_tokens += output.num_scheduled_tokens[req_id]
-            if is_resumed:
-                state.blocks = list(blocks[0])
+            if req_id in cached.resumed_req_ids:
+                self._blocks.begin(state, blocks, num_computed)
                 continue
-            state.blocks.extend(blocks[0] if blocks else ())
-            yield state, num_computed
+            self._blocks.go_on(state, blocks)
+            if state is not None:
+                yield state, num_computed
         self._meter.note_computed(num_prompt_tokens)
-
-    def _overwrite(self, block_ids: list[int], num_computed: int) -> None:
-        self._written.update(block_ids[num_computed // self._block_tokens :])
 
     def _waiting(self, commands: Iterable[Any]) -> dict[int, str]:
         """Loads whose requests wait outside the batch until they hear of the end."""
@@ -267,7 +268,9 @@ class SchedulerSide:
         ids = (command.command_id for command in commands if isinstance(command, Load))
         return {command_id: self._loading[command_id] for command_id in ids}
 
-    def _store(self, state: RequestState, num_computed: int, *, tail: bool) -> None:
+    def _store(
+        self, state: RequestState, group: GroupState, num_computed: int, *, tail: bool
+    ) -> None:
         """Keep what is not kept yet of the tokens that are computed: full chunks, or all blocks."""
         state.take_in_tokens()
         num_tokens = state.known_tokens(num_computed)
@@ -275,17 +278,24 @@ class SchedulerSide:
             num_tokens = min(num_tokens, state.request.num_prompt_tokens)
         if not tail:
             num_tokens = num_tokens // self._chunk_tokens * self._chunk_tokens
-        if not state.writes or num_tokens <= state.stored_tokens:
+        if not state.writes or num_tokens <= group.stored_tokens:
             return
-        self.planner.store(
-            state.tokens,
-            lambda first, last: block_slots(state.blocks, self._block_tokens, first, last),
-            time=self._admission_of(state),
-            namespace=state.tree,
-            limit=num_tokens,
-            tail=tail,
-        )
-        state.stored_tokens = num_tokens
+
+        def slots(first: int, last: int) -> NDArray[np.int64]:
+            if first < group.first_held:
+                raise _GoneError
+            return block_slots(group.blocks, self._block_tokens, first, last)
+
+        with contextlib.suppress(_GoneError):
+            self.planner.store(
+                state.tokens,
+                slots,
+                time=self._admission_of(state),
+                namespace=group.tree,
+                limit=num_tokens,
+                tail=tail,
+            )
+        group.stored_tokens = num_tokens
 
     # --- a step has run
 
@@ -310,7 +320,7 @@ class SchedulerSide:
         in_order = tuple(sorted(completions, key=lambda completion: completion.command_id))
         for command, completion in self.planner.apply(TickRecord(elapsed_us, in_order, rates)):
             if isinstance(command, Store):
-                del self._reading[command.command_id]
+                self._blocks.end(command)
             elif isinstance(command, Load):
                 self._end_load(command, completion)
 
@@ -328,24 +338,28 @@ class SchedulerSide:
 
     # --- a request ends
 
-    def finished(self, request: Any, block_ids: list[int]) -> None:
+    def finished(self, request: Any, block_ids: Iterable[list[int]]) -> None:
         """The request has ended, its blocks are about to be freed. Keep what it computed."""
         state = self._requests.pop(request.request_id, None)
         if state is None:
             return
-        self._end_prefetch(state)
-        if state.is_complete and state.blocks:
-            state.blocks = block_ids
-            state.stored_tokens = 0  # what was dropped or failed meanwhile is tried once more
-            self._store(state, request.num_computed_tokens, tail=True)
+        self._end_prefetches(state)
+        if not state.is_complete:
+            return
+        for group, ids in zip(state.groups, block_ids, strict=False):
+            if group.window is None:
+                group.blocks = ids
+            group.stored_tokens = 0  # what was dropped or failed meanwhile is tried once more
+            if group.blocks:
+                self._store(state, group, request.num_computed_tokens, tail=True)
 
     def reset(self) -> bool:
         """Forget everything, on every tier, and what is being computed now: vLLM clears its caches
         when the weights change.
         """
         for state in self._requests.values():
-            self._end_prefetch(state)
-            state.writes = state.writes and not state.blocks
+            self._end_prefetches(state)
+            state.writes = state.writes and not any(group.blocks for group in state.groups)
         self.planner.clear(disk=True)
         return True
 

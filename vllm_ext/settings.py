@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from radixkv import CacheConfig, ConfigError, KVLayout
-from vllm_ext.layout import describe_blocks
+from vllm_ext.layout import LayerGroup, describe_blocks, find_groups
 
 _LOADS = ("async", "sync")
 
@@ -21,11 +21,12 @@ class EngineSettings:
         layout: The KV of a token on one rank.
         config: radixkv's settings; sizes are those of one rank.
         num_ranks: Ranks that hold a share of each chunk.
+        groups: The layers that share blocks, group by group.
         block_tokens: Tokens in one of vLLM's blocks.
         num_blocks: Blocks on the device.
         group_id: For disk files that are made now, 16 bytes.
         loads_sync: Whether a request joins the batch at once and waits for its loads layer by
-            layer, instead of joining when they are done.
+            layer, instead of joining when they are done. Never with several groups.
         reads: Whether prompts are looked up.
         writes: Whether they are stored.
     """
@@ -33,6 +34,7 @@ class EngineSettings:
     layout: KVLayout
     config: CacheConfig
     num_ranks: int
+    groups: tuple[LayerGroup, ...]
     block_tokens: int
     num_blocks: int
     group_id: bytes
@@ -55,7 +57,7 @@ def read_settings(vllm_config: Any, kv_cache_config: Any) -> EngineSettings:
     loads = extra.pop("loads", _LOADS[0])
     if loads not in _LOADS:
         raise ConfigError(f"loads: expected one of {', '.join(_LOADS)}, got {loads!r}")
-    layout = describe_blocks(vllm_config, kv_cache_config)
+    layout, groups = describe_blocks(vllm_config, kv_cache_config), find_groups(kv_cache_config)
     num_ranks = vllm_config.parallel_config.tensor_parallel_size
     config = _read_config(extra)
     chunk_tokens = -(-config.chunk_tokens // layout.block_tokens) * layout.block_tokens
@@ -63,10 +65,12 @@ def read_settings(vllm_config: Any, kv_cache_config: Any) -> EngineSettings:
         layout=layout,
         config=dataclasses.replace(config, chunk_tokens=chunk_tokens).for_rank(num_ranks),
         num_ranks=num_ranks,
+        groups=groups,
         block_tokens=kv_cache_config.kv_cache_groups[0].kv_cache_spec.block_size,
         num_blocks=kv_cache_config.num_blocks,
         group_id=hashlib.sha256(str(transfer.engine_id).encode()).digest()[:16],
-        loads_sync=loads == "sync",
+        # vLLM has no way to hear that a load of a request that runs has failed in one of several.
+        loads_sync=loads == "sync" and len(groups) == 1,
         reads=transfer.is_kv_consumer,
         writes=transfer.is_kv_producer,
     )

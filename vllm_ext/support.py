@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from vllm.v1.kv_cache_interface import FullAttentionSpec, MLAAttentionSpec
+from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1
+from vllm.v1.kv_cache_interface import FullAttentionSpec, MLAAttentionSpec, SlidingWindowSpec
 
 MAX_CHUNK_TOKENS = 512
+_SEVERAL = (FullAttentionSpec, SlidingWindowSpec)
+_ALONE = (*_SEVERAL, MLAAttentionSpec)
 _ONE = {
     "pipeline_parallel_size": "pipeline parallelism",
     "data_parallel_size": "data parallelism",
@@ -29,19 +32,30 @@ def why_not_covered(vllm_config: Any, kv_cache_config: Any) -> str | None:
 
 
 def _groups_reason(groups: Any) -> str | None:
-    if len(groups) != 1:
-        return (
-            f"the model has {len(groups)} groups of KV (sliding windows, Mamba or other layers "
-            "beside full attention)"
-        )
-    spec = groups[0].kv_cache_spec
-    if type(spec) not in (FullAttentionSpec, MLAAttentionSpec):
-        return f"layers of kind {type(spec).__name__} are not covered"
-    if spec.block_size > MAX_CHUNK_TOKENS:
-        return f"a block has {spec.block_size} tokens, at most {MAX_CHUNK_TOKENS} are covered"
-    if spec.page_size_bytes % spec.block_size:
+    specs = [group.kv_cache_spec for group in groups]
+    kinds = _SEVERAL if len(groups) > 1 else _ALONE
+    for spec in specs:
+        if type(spec) not in kinds:
+            beside = " beside others" if len(groups) > 1 else ""
+            return f"layers of kind {type(spec).__name__}{beside} are not covered"
+    if len({_block_of(spec) for spec in specs}) > 1:
+        return "the layers' blocks differ"
+    if not all(getattr(group, "enable_kv_transfer", True) for group in groups):
+        return "some layers' KV is only a copy of others'"
+    if len(groups) > 1 and not hasattr(KVConnectorBase_V1, "get_transfer_results"):
+        return "this vLLM cannot be told of a failed load of layers with windows beside others"
+    if specs[0].block_size > MAX_CHUNK_TOKENS:
+        return f"a block has {specs[0].block_size} tokens, at most {MAX_CHUNK_TOKENS} are covered"
+    if specs[0].page_size_bytes % specs[0].block_size:
         return "a block's bytes are no whole number for each token"
     return None
+
+
+def _block_of(spec: Any) -> tuple[Any, ...]:
+    """What must be equal for groups to be stored in one form."""
+    value_size = getattr(spec, "head_size_v", None)
+    sizes = (spec.block_size, spec.num_kv_heads, spec.head_size, value_size, spec.page_size_bytes)
+    return (*sizes, spec.dtype)
 
 
 def _parallel_reason(parallel_config: Any) -> str | None:

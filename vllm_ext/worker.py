@@ -23,17 +23,19 @@ class WorkerSide:
 
     Args:
         settings: What both sides know of the engine.
-        layer_names: The layers, in the order in which they are stored.
         rank: Of this worker.
 
     Raises:
         TierError: A tier could not be opened; the reason says what to do.
     """
 
-    def __init__(self, settings: EngineSettings, layer_names: list[str], rank: int) -> None:
+    def __init__(self, settings: EngineSettings, rank: int) -> None:
         self._settings = settings
-        self._layer_names = layer_names
-        self._layer_numbers = {name: number for number, name in enumerate(layer_names)}
+        self._layer_numbers = {
+            name: number
+            for group in settings.groups
+            for number, name in enumerate(group.layer_names)
+        }
         self.executor = Executor.from_config(
             settings.layout,
             settings.config,
@@ -49,6 +51,7 @@ class WorkerSide:
         self._ended: list[Completion] = []
         self._received: set[str] = set()
         self._lost_blocks: set[int] = set()
+        self._failed_requests: set[str] = set()
         self._unheard_failures: set[int] = set()
         logging.getLogger("radixkv").setLevel(settings.config.log_level.upper())
 
@@ -62,7 +65,7 @@ class WorkerSide:
         self._memory = find_memory(
             settings.layout,
             settings.block_tokens,
-            self._layer_names,
+            settings.groups,
             kv_caches,
             settings.num_blocks,
         )
@@ -109,9 +112,17 @@ class WorkerSide:
         return received
 
     def take_lost_blocks(self) -> set[int]:
-        """Blocks that a load was to fill and did not, since the last call."""
+        """Blocks of the only group that a load was to fill and did not, since the last call."""
         lost, self._lost_blocks = self._lost_blocks, set()
         return lost
+
+    def take_failed_requests(self, received: set[str]) -> set[str]:
+        """Of the requests that have received all, those that did not do so well. Where there are
+        several groups vLLM wants to hear of them instead of their blocks.
+        """
+        failed = self._failed_requests & received
+        self._failed_requests -= failed
+        return failed
 
     def take_report(self) -> WorkerReport | None:
         """What ended since the last call."""
@@ -155,13 +166,18 @@ class WorkerSide:
         if not isinstance(copy, Load):
             return
         request_id = self._waiting.pop(completion.command_id, None)
-        if request_id is not None:
+        if request_id is not None and request_id not in self._waiting.values():
             self._received.add(request_id)
-        if completion.status is not CompletionStatus.OK:
-            self._unheard_failures.add(completion.command_id)
-            num_good = int(copy.chunks["count"][: completion.num_ok].sum())
-            lost = slots_of(copy)[num_good:] // self._settings.block_tokens
-            self._lost_blocks.update(lost.tolist())
+        if completion.status is CompletionStatus.OK:
+            return
+        self._unheard_failures.add(completion.command_id)
+        if len(self._settings.groups) > 1:
+            if request_id is not None:
+                self._failed_requests.add(request_id)
+            return
+        num_good = int(copy.chunks["count"][: completion.num_ok].sum())
+        lost = slots_of(copy)[num_good:] // self._settings.block_tokens
+        self._lost_blocks.update(lost.tolist())
 
     def _stream(self) -> int:
         """The stream on which vLLM computes; it may choose another one with the first step."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
-import vllm_ext.connector
 from radixkv import CompletionStatus, Load, Store
 from vllm_ext.metadata import WorkerReport
 
@@ -80,14 +80,37 @@ def forget_loads_of_aborted(scheduler: Any, worker: Any) -> None:
     scheduler.finished = forgetful
 
 
-def cover_every_model(scheduler: Any, worker: Any) -> None:
-    """Guard out: models with several groups of KV are treated as if they had the first only."""
-    vllm_ext.connector.why_not_covered = lambda vllm_config, kv_cache_config: None
+def store_what_has_left_the_window(scheduler: Any, worker: Any) -> None:
+    """Guard out: stores read blocks that vLLM has given to others since."""
+    scheduler._blocks.note_held = lambda state, num_computed: None
 
 
-def cover_what_is_covered(scheduler: Any, worker: Any) -> None:
-    """The guard is back in."""
-    vllm_ext.connector.why_not_covered = vllm_ext.support.why_not_covered
+def store_at_the_end_only(scheduler: Any, worker: Any) -> None:
+    """What is not yet at its end is dropped, as when too much is under way; then nothing is."""
+    store = scheduler.planner.store
+    scheduler.planner._max_store_tokens = math.inf
+
+    def dropped(*args: Any, tail: bool, **kwargs: Any) -> Any:
+        return store(*args, tail=tail, **kwargs) if tail else None
+
+    scheduler.planner.store = dropped
+
+
+def load_groups_crosswise(scheduler: Any, worker: Any) -> None:
+    """The first two groups of layers get each other's KV."""
+    open_state = scheduler._open
+
+    def crossed(request: Any) -> Any:
+        state = open_state(request)
+        first, second, *_ = state.groups
+        first.tree, second.tree = second.tree, first.tree
+        return state
+
+    def open_once(request: Any) -> Any:
+        known = scheduler._requests.get(request.request_id)
+        return crossed(request) if known is None else known
+
+    scheduler._open = open_once
 
 
 def add_a_faulty_rank(scheduler: Any, worker: Any) -> None:
@@ -99,7 +122,7 @@ def add_a_faulty_rank(scheduler: Any, worker: Any) -> None:
 
     def second(completion: Any) -> Any:
         nonlocal num_stores
-        if completion.command_id not in scheduler._reading:
+        if completion.command_id not in scheduler._blocks._reading:
             return completion
         num_stores += 1
         if num_stores % 3:

@@ -210,8 +210,10 @@ def _of_vllm(spec: Any, tensors: Tensors) -> Engine:
     cache = SimpleNamespace(kv_cache_groups=[group], num_blocks=NUM_BLOCKS)
     with mock.patch.object(vllm_layout.current_platform, "is_cuda", return_value=True):
         layout = vllm_layout.describe_blocks(SimpleNamespace(), cache)
+    groups = vllm_layout.find_groups(cache)
+    settings: Any = SimpleNamespace(layout=layout, config=CONFIG, groups=groups)
     caches = dict(zip(names, tensors, strict=True))
-    memory = vllm_layout.find_memory(layout, BLOCK, names, caches, NUM_BLOCKS)
+    memory = vllm_layout.find_memory(layout, BLOCK, groups, caches, NUM_BLOCKS)
 
     def name_space(model: Path) -> Namespace:
         config = SimpleNamespace(
@@ -220,8 +222,8 @@ def _of_vllm(spec: Any, tensors: Tensors) -> Engine:
             cache_config=SimpleNamespace(cache_dtype="auto"),
             parallel_config=SimpleNamespace(tensor_parallel_size=1),
         )
-        chunk_tokens = CONFIG.chunk_tokens
-        return vllm_ext.identity.engine_namespace(config, cache, layout, chunk_tokens, salt="")
+        (space,) = vllm_ext.identity.engine_namespaces(config, cache, settings)
+        return space
 
     return Engine(layout, memory, tensors, name_space)
 

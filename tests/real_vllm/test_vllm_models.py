@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,45 +14,16 @@ def ids_of(answers: list[dict[str, Ids]]) -> list[Ids]:
     return [answer["ids"] for answer in answers]
 
 
-@pytest.fixture
-def hybrid(workload_for: Callable[..., Workload]) -> Workload:
-    return workload_for("hybrid", "float32")
-
-
-@pytest.fixture
-def covers_every_model(host: VllmHost, hybrid: Workload) -> Iterator[None]:
-    """The guard is out for engines that start now. (The workload is drawn before.)"""
-    host.intervene(name="cover_every_model")
-    yield
-    host.intervene(name="cover_what_is_covered")
-
-
-def second_turns(host: VllmHost, model: Path, workload: Workload) -> list[dict[str, Ids]]:
-    """What a hybrid model answers where the first turns are kept and the device has forgotten."""
-    host.start(model, connector())
-    first = host.generate(prompts=workload.first, max_tokens=MAX_NEW_TOKENS)
-    assert ids_of(first) == workload.first_answers
-    host.settle()
-    host.reset_prefix_cache()
-    return host.generate(prompts=workload.second, max_tokens=MAX_NEW_TOKENS)
-
-
-def test_a_hybrid_model_is_computed_and_says_so(
-    host: VllmHost, models: dict[str, Path], hybrid: Workload
+def test_what_is_not_covered_is_computed_and_said(
+    host: VllmHost, models: dict[str, Path], workload_for: Callable[..., Workload]
 ) -> None:
-    answers = second_turns(host, models["hybrid"], hybrid)
-
-    assert ids_of(answers) == hybrid.second_answers
-    assert "prompts are computed, not reused: the model has" in host.log()
-
-
-def test_a_hybrid_model_would_answer_wrongly_if_it_were_covered(
-    host: VllmHost, models: dict[str, Path], hybrid: Workload, covers_every_model: None
-) -> None:
-    """The control: what the test above sees."""
-    answers = second_turns(host, models["hybrid"], hybrid)
-
-    assert ids_of(answers) != hybrid.second_answers
+    workload = workload_for("mha", "float32")
+    host.start(models["mha"], connector(), enable_prefix_caching=False)
+    for _ in range(2):
+        answers = host.generate(prompts=workload.first, max_tokens=MAX_NEW_TOKENS)
+        assert ids_of(answers) == workload.first_answers
+        assert sum(answer["cached_tokens"] for answer in answers) == 0
+    assert "prompts are computed, not reused: prefix caching is off" in host.log()
 
 
 @pytest.fixture(scope="module")

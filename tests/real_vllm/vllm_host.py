@@ -26,10 +26,12 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
 import interventions
+import safetensors.torch
 import stored_forms
 from vllm import LLM, SamplingParams
 from vllm.config import KVEventsConfig, KVTransferConfig
 from vllm.distributed.kv_transfer import get_kv_transfer_group, has_kv_transfer_group
+from vllm.lora.request import LoRARequest
 from vllm.platforms.cpu import CpuPlatform
 
 from radixkv import Clear, Fetch, Load, Spill, Store
@@ -47,6 +49,7 @@ class Host:
         self.prefilled_tokens = 0
         self.num_preemptions = 0
         self.finished: dict[str, dict[str, Any]] = {}
+        self.adapters: dict[str, int] = {}
 
     # --- its life
 
@@ -95,9 +98,25 @@ class Host:
         cache_salt: str | None = None,
         kv_transfer_params: dict[str, Any] | None = None,
         weigh: bool = False,
+        adapter: str | None = None,
+        as_embeddings: str | None = None,
     ) -> None:
-        """Queue a request; `step` computes. `weigh` asks how sure each token of its answer is."""
+        """Queue a request; `step` computes.
+
+        Args:
+            request_id: Its name.
+            prompt: Token ids.
+            max_tokens: Length of the answer.
+            cache_salt: vLLM's.
+            kv_transfer_params: vLLM's.
+            weigh: Whether to ask how sure each token of the answer is.
+            adapter: Folder of a LoRA adapter to answer with.
+            as_embeddings: Folder of the model, to send the tokens' embeddings instead of their ids.
+        """
         wanted: dict[str, Any] = {"prompt_token_ids": prompt}
+        if as_embeddings is not None:
+            weights = safetensors.torch.load_file(f"{as_embeddings}/model.safetensors")
+            wanted = {"prompt_embeds": weights["model.embed_tokens.weight"][prompt]}
         if cache_salt is not None:
             wanted["cache_salt"] = cache_salt
         extra = {"kv_transfer_params": kv_transfer_params} if kv_transfer_params else None
@@ -109,7 +128,8 @@ class Host:
             extra_args=extra,
             logprobs=2 if weigh else None,
         )
-        self.llm.llm_engine.add_request(request_id, wanted, params)
+        lora = None if adapter is None else LoRARequest(adapter, self._number_of(adapter), adapter)
+        self.llm.llm_engine.add_request(request_id, wanted, params, lora_request=lora)
 
     def step(self, num_steps: int = 1) -> int:
         """Run scheduler steps; gives the number of unfinished requests."""
@@ -193,9 +213,12 @@ class Host:
     def kept_tokens(self, prompt: list[int]) -> dict[str, int]:
         """How much of a prompt a match finds, on both tiers and in memory alone."""
         side = self._connector.scheduler
-        tree = side._namespaces.tree_of(SimpleNamespace())  # as of a request that names nothing
-        found = side.planner.match(array("I", prompt), tree)
-        return {"any": found.num_tokens, "memory": found.num_memory_tokens}
+        trees = side._namespaces.trees_of(SimpleNamespace())  # as of a request that names nothing
+        found = [side.planner.match(array("I", prompt), tree) for tree in trees]
+        return {
+            "any": min(match.num_tokens for match in found),
+            "memory": min(match.num_memory_tokens for match in found),
+        }
 
     def resident_bytes(self) -> int:
         """Memory that this process occupies."""
@@ -241,6 +264,9 @@ class Host:
 
     def handed_over(self, model: str, folder: str) -> dict[str, bool]:
         return stored_forms.handed_over(model, folder)
+
+    def _number_of(self, adapter: str) -> int:
+        return self.adapters.setdefault(adapter, len(self.adapters) + 1)
 
     @property
     def _core(self) -> Any:

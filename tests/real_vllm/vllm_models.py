@@ -4,6 +4,7 @@ turn, and a DeepSeek-V2 as large as vLLM's kernels want it.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from sglang_models import (
     COMMON_CONFIG,
     HIDDEN_SIZE,
+    LLAMA_CONFIG,
     SHARPNESS,
     WeightMaker,
     Weights,
@@ -18,6 +20,7 @@ from sglang_models import (
     feed_forward,
     ones,
     write_model,
+    write_safetensors,
 )
 from sglang_models import DEEPSEEK_CONFIG as SMALL_DEEPSEEK_CONFIG
 
@@ -62,6 +65,29 @@ def write_deepseek(folder: Path, seed: int = 1) -> Path:
 def write_gemma(folder: Path, seed: int = 1) -> Path:
     """Three layers with a window of 64 tokens and one without, 2 KV heads of 64."""
     return write_model(folder, GEMMA_CONFIG, _gemma_weights(WeightMaker(seed)))
+
+
+def write_adapter(folder: Path, seed: int = 1) -> Path:
+    """Low-rank changes to the attention of `write_llama`'s model, large enough to be heard."""
+    make, size, rank = WeightMaker(seed), LLAMA_CONFIG["hidden_size"], 8
+    kv_size = LLAMA_CONFIG["num_key_value_heads"] * LLAMA_CONFIG["head_dim"]
+    weights = {}
+    for i in range(LLAMA_CONFIG["num_hidden_layers"]):
+        for name, out_size in (("q", size), ("k", kv_size), ("v", kv_size)):
+            place = f"base_model.model.model.layers.{i}.self_attn.{name}_proj"
+            weights[f"{place}.lora_A.weight"] = make.linear(rank, size)
+            weights[f"{place}.lora_B.weight"] = make.linear(out_size, rank)
+    folder.mkdir(parents=True)
+    write_safetensors(folder / "adapter_model.safetensors", weights)
+    config = {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": rank,
+        "target_modules": ["q_proj", "k_proj", "v_proj"],
+        "bias": "none",
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
 
 
 def _gemma_weights(make: WeightMaker) -> Weights:
