@@ -189,6 +189,36 @@ def test_preempted_requests_go_on_rightly(
     assert_nothing_is_left(host)
 
 
+@pytest.mark.parametrize("guarded", [True, False], ids=["guarded", "guard out"])
+def test_preempted_while_stores_are_under_way(
+    host: VllmHost, models: dict[str, Path], long_answers: list[tuple[Ids, Ids]], guarded: bool
+) -> None:
+    """What the stores read is computed anew, in other blocks, before they have read it."""
+    host.start(models["mha"], connector(), num_gpu_blocks_override=FEW_BLOCKS)
+    host.intervene(name="begin_stores_late")
+    if not guarded:
+        host.intervene(name="overwrite_what_is_stored")
+    for number, (prompt, _) in enumerate(long_answers):
+        host.submit(request_id=str(number), prompt=prompt, max_tokens=MAX_NEW_TOKENS)
+    host.step(num_steps=2)
+
+    host.reset_prefix_cache(reset_running=True)
+
+    while host.step():
+        pass
+    answers = host.take_finished()
+    host.settle()
+    host.reset_prefix_cache()
+    assert host.state()["preemptions"] == len(long_answers)
+    again = [ask(host, prompt) for prompt, _ in long_answers]
+    assert all(answer["cached_tokens"] >= 128 for answer in again)
+    right = [
+        answers[str(number)]["ids"] == again[number]["ids"] == expected[:MAX_NEW_TOKENS]
+        for number, (_, expected) in enumerate(long_answers)
+    ]
+    assert all(right) is guarded
+
+
 def test_what_a_preempted_request_had_computed_is_loaded(
     host: VllmHost, models: dict[str, Path], long_answers: list[tuple[Ids, Ids]]
 ) -> None:

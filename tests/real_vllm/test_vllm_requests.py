@@ -10,6 +10,7 @@ import pytest
 from conversations import MAX_NEW_TOKENS, Ids, Workload
 from sglang_models import write_llama
 from vllm_harness import TELLS_SOURCES, HostError, VllmHost, connector
+from vllm_models import write_adapter
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,45 @@ def test_a_salt_shares_with_itself_only(
     ]
 
     assert cached == [False] * 3 + [True] * 3
+
+
+def test_an_adapter_shares_with_itself_only(
+    host: VllmHost, models: dict[str, Path], workload: Workload, tmp_path: Path
+) -> None:
+    adapters = [str(write_adapter(tmp_path / name, seed)) for seed, name in enumerate("ab")]
+    prompt, names = workload.first[-1], [*adapters, None]
+    engine = {"enable_lora": True, "max_loras": 2}
+    host.start(models["mha"], **engine)
+    expected = [
+        host.generate(prompts=[prompt], max_tokens=MAX_NEW_TOKENS, adapter=name)[0]["ids"]
+        for name in names
+    ]
+    host.start(models["mha"], connector(disk=tmp_path / "kv"), **engine)
+
+    answers = [ask(host, prompt, adapter=name) for name in names * 2]
+    host.settle()
+    host.start(models["mha"], connector(disk=tmp_path / "kv"), **engine)
+    answers += [ask(host, prompt, adapter=name) for name in names]
+
+    assert [answer["ids"] for answer in answers] == expected * 3
+    assert expected[0] != expected[1] != expected[2] != expected[0]
+    assert [answer["cached_tokens"] > 0 for answer in answers] == [False] * 3 + [True] * 6
+
+
+def test_embeddings_are_neither_found_nor_kept(
+    host: VllmHost, models: dict[str, Path], workload: Workload
+) -> None:
+    """They stand where token ids stand otherwise, and nobody can tell which KV they give."""
+    prompt, expected = workload.first[-1], workload.first_answers[-1]
+    host.start(models["mha"], connector(), enable_prompt_embeds=True)
+
+    for _ in range(2):
+        answer = ask(host, prompt, as_embeddings=str(models["mha"]))
+        assert (answer["ids"], answer["cached_tokens"]) == (expected, 0)
+    assert host.state()["counters"]["stored"] == 0
+    ask(host, prompt)
+    answer = ask(host, prompt, as_embeddings=str(models["mha"]))
+    assert (answer["ids"], answer["cached_tokens"]) == (expected, 0)
 
 
 def test_a_request_may_wish_not_to_be_read_or_written(
