@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -270,6 +271,29 @@ def test_compacting_keeps_the_state_and_shortens_the_file(file):
         journal.compact()
         assert journal.num_bytes == journal.num_snapshot_bytes < before
         index.insert(tokens("cc"), time=201)
+
+    assert state_of(RadixIndex.open(file)) == state_of(index)
+
+
+def test_a_journal_is_flushed_beside_changes_and_matches(file):
+    index = make_index(memory_chunks=40)
+    journal = index.journal(file)
+    has_ended = threading.Event()
+
+    def flush() -> None:
+        while not has_ended.is_set():
+            journal.flush(sync=False)
+            if journal.num_bytes > 4 * journal.num_snapshot_bytes:
+                journal.compact()
+            index.match(tokens("aabb"))
+
+    flusher = threading.Thread(target=flush)
+    flusher.start()
+    for time in range(500):
+        index.insert(tokens("aabb" + chr(97 + time % 26) * 4), time=time)
+    has_ended.set()
+    flusher.join()
+    journal.close()
 
     assert state_of(RadixIndex.open(file)) == state_of(index)
 

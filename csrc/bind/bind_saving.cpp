@@ -90,9 +90,18 @@ class IndexJournal {
     stop();
   }
 
-  bool is_closed() const { return index_ == nullptr; }
-  std::uint64_t num_bytes() const { return file_ ? file_->num_bytes() : 0; }
-  std::uint64_t num_snapshot_bytes() const { return num_snapshot_bytes_; }
+  bool is_closed() const {
+    const std::lock_guard lock(mutex_);
+    return index_ == nullptr;
+  }
+  std::uint64_t num_bytes() const {
+    const std::lock_guard lock(mutex_);
+    return file_ ? file_->num_bytes() : 0;
+  }
+  std::uint64_t num_snapshot_bytes() const {
+    const std::lock_guard lock(mutex_);
+    return num_snapshot_bytes_;
+  }
 
  private:
   void begin_file(const RadixIndex& native) {
@@ -115,7 +124,7 @@ class IndexJournal {
     if (!index_) throw std::invalid_argument("journal: expected an open one, this one was closed");
   }
 
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   IndexPointer index_;
   std::string path_;
   std::unique_ptr<IndexFile> file_;
