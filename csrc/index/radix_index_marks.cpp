@@ -138,9 +138,8 @@ std::uint64_t RadixIndex::most_pinned_units(Tier tier) const {
 }
 
 void RadixIndex::require_pin_fits(const Path& path, const TokenView& prefix) const {
-  if (path.point.position < prefix.size()) return;
   std::vector<ChunkId> below;
-  collect(path.point.node, path.point.position, below);
+  if (path.point.position == prefix.size()) collect(path.point.node, path.point.position, below);
   for (const Tier which : kTiers) {
     std::uint64_t num_units = marks_.pinned_units(which);
     for (const ChunkId id : below) {
