@@ -86,14 +86,13 @@ class Relay:
         if not data:
             del others[source], others[target]
             target.shutdown(socket.SHUT_RDWR)
-        elif data == _PING:
-            target.sendall(data)
-        elif source in clients:
+            return
+        if data != _PING and source in clients:
             self.traffic.sent_bytes += len(data)
             self.traffic.num_round_trips += source not in asking
             asking.add(source)
-            target.sendall(data)
-        else:
+        elif data != _PING:
             self.traffic.received_bytes += len(data)
             asking.discard(target)
+        with contextlib.suppress(BrokenPipeError):  # it closed: the next read from it says so
             target.sendall(data)

@@ -24,7 +24,9 @@ void bind_index_sample(IndexClass& cls) {
            });
            const auto width = static_cast<py::ssize_t>(sizeof(ChunkSample::Row) / sizeof(Token));
            py::array_t<std::uint32_t> result({static_cast<py::ssize_t>(rows.size()), width});
-           std::memcpy(result.mutable_data(), rows.data(), rows.size() * sizeof(rows[0]));
+           if (!rows.empty()) {
+             std::memcpy(result.mutable_data(), rows.data(), rows.size() * sizeof(rows[0]));
+           }
            return result;
          },
          "first"_a, "step"_a, "count"_a,
