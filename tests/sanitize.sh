@@ -50,6 +50,9 @@ run() { # folder, runtime, arguments for pytest
 }
 
 build build/asan address,undefined
-run build/asan asan "$@"
+run build/asan asan "$@" >build/asan.tests 2>&1 & # one core; the other one builds meanwhile
+addresses=$!
 build build/tsan thread
+wait $addresses || { cat build/asan.tests; exit 1; }
+tail -1 build/asan.tests
 run build/tsan tsan "$@"
