@@ -74,6 +74,13 @@ def begins_as(answers: list[dict[str, Any]], expected: list[Ids]) -> bool:
     return all(answer["ids"][: len(ids)] == ids for answer, ids in pairs)
 
 
+def right_or_ended(answers: list[dict[str, Any]], expected: list[Ids]) -> list[bool]:
+    """Which answers are as expected; all others, and no more, must have ended with an error."""
+    right = [answer["ids"] == ids for answer, ids in zip(answers, expected, strict=True)]
+    assert right == [answer["finish_reason"] != "error" for answer in answers]
+    return right
+
+
 def answer_all(
     host: Any, prompts: list[Ids], *, together: bool = True, weigh: bool = False
 ) -> list[dict[str, Any]]:
