@@ -10,12 +10,14 @@ from radixkv.commands import (
     EngineSlots,
     Fetch,
     Load,
+    Plant,
     Spill,
     Store,
 )
 from radixkv.config import CacheConfig
 from radixkv.counters import PlannerCounters
 from radixkv.errors import (
+    ChunkFileError,
     ConfigError,
     HandleClosedError,
     IndexFormatError,
@@ -44,10 +46,12 @@ from radixkv.planner import Planner, SlotSource
 from radixkv.prefetch import Prefetch
 from radixkv.restore import inspect_ranks
 from radixkv.ticks import RateMeter, Rates, TickRecord, TickRow
+from radixkv.transplant import Transplanted
 from radixkv.watch import serve_status
 
 __all__ = [
     "CacheConfig",
+    "ChunkFileError",
     "ChunkRemoved",
     "ChunkStored",
     "Clear",
@@ -71,6 +75,7 @@ __all__ = [
     "PinLimitError",
     "Planner",
     "PlannerCounters",
+    "Plant",
     "Prefetch",
     "PrefixHandle",
     "RadixIndex",
@@ -90,6 +95,7 @@ __all__ = [
     "TierError",
     "TierFormatError",
     "TierLockedError",
+    "Transplanted",
     "UnsupportedError",
     "common_identity",
     "describe_arrays",

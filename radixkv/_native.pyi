@@ -29,6 +29,7 @@ __all__: list[str] = [
     "SubtreeMark",
     "SubtreeStats",
     "TierStats",
+    "checksum",
     "disk_units_that_fit",
 ]
 
@@ -720,6 +721,16 @@ class ChunkFollower:
         (tokens of the longest prefix that is kept on any tier, and in memory)
         """
 
+class DiskInspection:
+    def __init__(self, path: str) -> None: ...
+    def facts(self) -> dict[str, typing.Any]: ...
+    def read(self, index: typing.SupportsInt | typing.SupportsIndex) -> bytes | None:
+        """
+        The bytes of a chunk in stored form; None where they are damaged.
+        """
+    def restored(self) -> dict[str, typing.Any]: ...
+    def verify(self, index: typing.SupportsInt | typing.SupportsIndex) -> bool: ...
+
 class RedisEndpoint:
     ca_file: str
     host: str
@@ -833,12 +844,6 @@ class DiskOptions:
     def sync_interval_s(self) -> float: ...
     @sync_interval_s.setter
     def sync_interval_s(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None: ...
-
-class DiskInspection:
-    def __init__(self, path: str) -> None: ...
-    def facts(self) -> dict[str, typing.Any]: ...
-    def restored(self) -> dict[str, typing.Any]: ...
-    def verify(self, index: typing.SupportsInt | typing.SupportsIndex) -> bool: ...
 
 class CommandKind:
     """
@@ -997,6 +1002,12 @@ class Executor:
         namespace: bytes,
         sequence: typing.SupportsInt | typing.SupportsIndex,
     ) -> None: ...
+    def submit_stored(
+        self,
+        command_id: typing.SupportsInt | typing.SupportsIndex,
+        chunks: numpy.ndarray,
+        payloads: collections.abc.Sequence[bytes],
+    ) -> None: ...
     def take_restored(self) -> dict[str, typing.Any] | None: ...
     def wait(self, timeout_s: typing.SupportsFloat | typing.SupportsIndex) -> None: ...
     def wait_layer(
@@ -1005,6 +1016,11 @@ class Executor:
         layer: typing.SupportsInt | typing.SupportsIndex,
         timeout_s: typing.SupportsFloat | typing.SupportsIndex,
     ) -> bool: ...
+
+def checksum(bytes: bytes) -> int:
+    """
+    XXH3-64, as headers and payloads have it.
+    """
 
 def disk_units_that_fit(
     capacity_bytes: typing.SupportsInt | typing.SupportsIndex,

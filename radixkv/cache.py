@@ -12,8 +12,11 @@ its bytes are down.
 from __future__ import annotations
 
 import logging
+import math
+import os
 import time
 import uuid
+from functools import partial
 from typing import Literal, Self
 
 import numpy as np
@@ -31,6 +34,7 @@ from radixkv.planner import Planner, SlotSource
 from radixkv.prefetch import Prefetch
 from radixkv.restore import check_groups, fingerprints, in_common
 from radixkv.ticks import RateMeter, TickRecord, decode, encode
+from radixkv.transplant import Progress, Transplanted, export_chunks, import_chunks, nothing
 from radixkv.watch import serve_status
 
 
@@ -114,6 +118,7 @@ class KVCache:
                 max_store_tokens=max_store_tokens,
             )
             self.namespace = namespace or Namespace("", layout.digest(self.config.chunk_tokens))
+            self._digests: dict[int, bytes] = {}  # of the trees that were asked for
             self._default_namespace = self.namespace_id(self.namespace)
             self.num_restored_chunks = self._restore()
             if engine is not None:
@@ -138,7 +143,10 @@ class KVCache:
 
     def namespace_id(self, namespace: Namespace) -> int:
         """The tree of a namespace, as the number that other calls take."""
-        return self.planner.index.namespace(namespace.digest())
+        digest = namespace.digest()
+        tree = self.planner.index.namespace(digest)
+        self._digests[tree] = digest
+        return tree
 
     def match(
         self, tokens: Tokens, namespace: int | None = None, *, limit: int | None = None
@@ -293,6 +301,70 @@ class KVCache:
         for prompt in index.walk(tokens, tree, with_path=True).prompts():
             self.fetch(prompt, tree, timeout_s=timeout_s)
         return index.subtree_stats(tokens, tree).memory_chunks - before
+
+    def export_chunks(
+        self,
+        tokens: Tokens,
+        path: str | os.PathLike[str],
+        namespace: int | None = None,
+        *,
+        progress: Progress = nothing,
+    ) -> Transplanted:
+        """Write a subtree, tokens and bytes, to a file that another machine can take in.
+
+        Waits until nothing is under way, then reads memory, and the disk for what only it has.
+
+        Args:
+            tokens: The prefix; none means the whole namespace.
+            path: The file. One of that name is replaced once the new one is whole and on the disk.
+                With several ranks each calls it, and writes its part to a file with ".rank0" and
+                so on behind the name.
+            namespace: From `namespace_id`; None for the cache's own.
+            progress: Called with the number of chunks done and the number of all.
+
+        Raises:
+            ChunkFileError: The ranks do not have the same chunks, since one's disk is damaged.
+            OSError: The file could not be written; one of that name is as it was.
+        """
+        self.settle(math.inf)
+        tree = self._tree(namespace)
+        subtree = self.planner.index.walk(tokens, tree, with_path=True)
+        return export_chunks(
+            path, subtree, self._digests[tree], self.executor, self._group, progress=progress
+        )
+
+    def import_chunks(
+        self,
+        path: str | os.PathLike[str],
+        namespace: int | None = None,
+        *,
+        progress: Progress = nothing,
+    ) -> Transplanted:
+        """Take in what `export_chunks` wrote elsewhere, as if it had just been stored here.
+
+        Every chunk's bytes are compared with their checksum. Room is made as for a store; where
+        there is not enough, what was used last over there is what is kept. What a disk tier is to
+        have goes there.
+
+        Args:
+            path: The file; with several ranks, which all call it, as for `export_chunks`.
+            namespace: From `namespace_id`; None for the cache's own.
+            progress: Called with the number of chunks done and the number of all.
+
+        Raises:
+            ChunkFileError: It is no such file, it was cut, its layout or namespace is another one,
+                or the ranks' files do not belong together. Nothing was taken in.
+            OSError: It cannot be read.
+        """
+        return import_chunks(
+            path,
+            self._digests[self._tree(namespace)],
+            self.planner,
+            self.executor,
+            self._group,
+            settle=partial(self.settle, math.inf),
+            progress=progress,
+        )
 
     def clear(self, *, disk: bool = False) -> None:
         """Forget what memory holds, and the disk too if asked; see `Planner.clear`."""

@@ -8,6 +8,7 @@ are done.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -92,6 +93,18 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
+class Plant:
+    """Bytes in stored form → memory: what another cache exported.
+
+    `payloads` has a chunk's bytes each, from the first on; those that are missing fail.
+    """
+
+    command_id: int
+    chunks: ChunkArray
+    payloads: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
 class Spill:
     """Memory → disk. `tokens` has every chunk's tokens one after the other.
 
@@ -163,7 +176,7 @@ class Lookup:
     chunks: ChunkArray = field(default_factory=lambda: np.empty(0, CHUNK_DTYPE))
 
 
-Command = Store | Load | Spill | Fetch | Clear | Put | Get | Lookup
+Command = Store | Load | Plant | Spill | Fetch | Clear | Put | Get | Lookup
 
 
 @dataclass(frozen=True, slots=True)

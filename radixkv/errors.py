@@ -5,6 +5,7 @@
     ├── UnsupportedError     the engine, model or version is not served; says which and what to do
     ├── HandleClosedError    a handle was used after it was closed
     ├── IndexFormatError     a saved index is damaged, or something else
+    ├── ChunkFileError       exported chunks are damaged, of another model, or something else
     ├── PinLimitError        more of a tier would be pinned than may be
     └── TierError            a tier could not be opened or used: tier, operation, reason
         ├── TierLockedError      another process uses the folder
@@ -33,6 +34,10 @@ class HandleClosedError(RadixKVError):
 
 class IndexFormatError(RadixKVError):
     """The file is not a saved index, is damaged, or is of another format version."""
+
+
+class ChunkFileError(RadixKVError):
+    """The file of chunks was cut or damaged, or does not fit the cache that is to take it in."""
 
 
 class PinLimitError(RadixKVError):

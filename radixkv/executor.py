@@ -1,6 +1,6 @@
 """The data plane of one rank: commands in, completions out.
 
-    submit ─┬─ Store, Load ────────▶ copy threads ───┐
+    submit ─┬─ Store, Load, Plant ─▶ copy threads ───┐
             ├─ Spill, Fetch, Clear ▶ disk thread ────┼─▶ completions ─▶ poll
             └─ Put, Get, Lookup ───▶ remotes' threads┘
 
@@ -31,6 +31,7 @@ from radixkv.commands import (
     Get,
     Load,
     Lookup,
+    Plant,
     Put,
     Spill,
     Store,
@@ -299,6 +300,8 @@ class Executor:
             self._native.submit_spill(
                 command.command_id, chunks, command.tokens, command.namespace, command.sequence
             )
+        elif isinstance(command, Plant):
+            self._native.submit_stored(command.command_id, chunks, list(command.payloads))
         elif isinstance(command, Put | Get | Lookup):
             self._remotes.submit(command)
         else:
@@ -361,12 +364,17 @@ class Executor:
         return self._remotes.health()
 
     @property
+    def disk_file(self) -> str | None:
+        """The disk tier's file; None without one."""
+        return None if self._disk_facts is None else str(self._disk_facts["path"])
+
+    @property
     def io_engine(self) -> str | None:
         """What moves the disk tier's bytes: "io_uring" or "threads"; None without a disk tier."""
         return None if self._disk_facts is None else str(self._disk_facts["io_engine"])
 
     def read_memory(self, offset_units: int, num_bytes: int) -> bytes:
-        """Copy bytes out of the memory tier, for tests.
+        """Copy bytes out of the memory tier.
 
         Raises:
             ValueError: The range is outside the tier.

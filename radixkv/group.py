@@ -26,5 +26,5 @@ class RankGroup:
         return row
 
     def gather(self, value: Value) -> list[Value]:
-        """Every rank's value, in order of rank. Called at start only."""
+        """Every rank's value, in order of rank. Called at start, and to take chunks out or in."""
         return [value]

@@ -80,6 +80,26 @@ class KVLayout:
 
 
 @dataclass(frozen=True, slots=True)
+class OpaqueLayout(KVLayout):
+    """A layout of which only the digest and a token's size are known: enough to carry bytes about.
+
+    Attributes:
+        known_digest: What `digest` gives.
+    """
+
+    known_digest: bytes = b""
+
+    @staticmethod
+    def of_tokens(token_bytes: int, known_digest: bytes) -> OpaqueLayout:
+        """Tokens of so many bytes, of the layout with this digest."""
+        return OpaqueLayout(1, 1, token_bytes, "opaque", known_digest=known_digest)
+
+    def digest(self, chunk_tokens: int) -> bytes:
+        """That of the layout that it stands for."""
+        return self.known_digest
+
+
+@dataclass(frozen=True, slots=True)
 class EngineMemory:
     """Where an engine keeps KV: one buffer for each layer's K and V, a slot for each token.
 

@@ -10,9 +10,12 @@ one thread, the engine's scheduler; no call waits for anything.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from radixkv.commands import (
     NO_EXTENT,
@@ -25,6 +28,7 @@ from radixkv.commands import (
     Get,
     Load,
     Lookup,
+    Plant,
     Put,
     Spill,
     Store,
@@ -46,6 +50,9 @@ from radixkv.write_policy import Sightings
 
 SlotSource = Callable[[int, int], EngineSlots]
 """Engine slots of the prompt's positions first … last − 1. Shape (last − first,), int64."""
+
+PayloadSource = Callable[[NDArray[np.uint32]], Sequence[bytes]]
+"""The bytes of a prompt's chunks of these spans, from the first on, as far as they are whole."""
 
 # One command to disk: of large chunks so many, of small ones as many as that is worth writing.
 _SPILL_CHUNKS = 16
@@ -266,6 +273,33 @@ class Planner:
         self._ledger.issue(command)
         return command
 
+    def plant(
+        self, tokens: Tokens, read: PayloadSource, *, time: int, namespace: int = 0, limit: int
+    ) -> Plant | None:
+        """Plan to take in what another cache exported, as far as it is not kept in memory.
+
+        Args:
+            tokens: A prompt, from its first token.
+            read: Called once, if anything is to be taken in.
+            time: The recency that it gets.
+            namespace: Which tree.
+            limit: Tokens to take in; the end of a chunk.
+
+        Returns:
+            The command, or None where all is kept or there is no room.
+        """
+        chunks, missing_units = reserve(self.index, tokens, namespace, time=time, limit=limit)
+        self.counters.stores_short += missing_units > 0
+        if not len(chunks):
+            return None
+        try:
+            command = Plant(self._ledger.next_id(), chunks, read(chunks["span"]))
+        except BaseException:
+            self.index.complete_store(chunks, 0)
+            raise
+        self._ledger.issue(command)
+        return command
+
     def load(self, handle: PrefixHandle, first_token: int, slots: EngineSlots) -> Load:
         """Plan to copy a pinned prefix from memory to the engine.
 
@@ -364,17 +398,20 @@ class Planner:
 
     def _complete(self, command: Command, completion: Completion) -> None:
         if isinstance(command, Store):
+            self._store_tokens_inflight -= len(command.slots)
+            self._complete_store(command, completion.num_ok)
+        elif isinstance(command, Plant):
             self._complete_store(command, completion.num_ok)
         elif isinstance(command, Load):
             self.index.release_uses(command.chunks)
-            done, failed = _count(command, completion)
+            done, failed = _count(command, completion.num_ok)
             self.counters.loaded += done
             self.counters.loads_failed += failed
         elif isinstance(command, Spill):
             self.index.complete_spill(command.chunks, completion.num_ok, retry=True)
             self._spill_bytes_inflight -= bytes_of(self.index, command.chunks)
             self._disk_pause.note(completion.status, self._ledger.now_us)
-            done, failed = _count(command, completion)
+            done, failed = _count(command, completion.num_ok)
             self.counters.spilled += done
             self.counters.spills_failed += failed
         elif isinstance(command, Put):
@@ -382,13 +419,12 @@ class Planner:
         elif isinstance(command, Fetch | Get | Lookup):
             self._prefetcher.ended(command, completion)
 
-    def _complete_store(self, command: Store, num_ok: int) -> None:
+    def _complete_store(self, command: Store | Plant, num_ok: int) -> None:
         self.index.complete_store(command.chunks, num_ok)
-        self._store_tokens_inflight -= len(command.slots)
         stored = command.chunks[:num_ok]
-        num_stored = int(stored["count"].sum())
-        self.counters.stored += num_stored
-        self.counters.stores_failed += len(command.slots) - num_stored
+        done, failed = _count(command, num_ok)
+        self.counters.stored += done
+        self.counters.stores_failed += failed
         if num_ok and self._watches_use:
             self._sightings.note(stored, self._admissions)
         for writes in self._remote_writes if num_ok else ():
@@ -431,8 +467,8 @@ class Planner:
             self._ledger.issue(Clear(self._ledger.next_id(), on_disk))
 
 
-def _count(command: Command, completion: Completion) -> tuple[int, int]:
+def _count(command: Command, num_ok: int) -> tuple[int, int]:
     """Tokens done, and not."""
-    counts, num_ok = command.chunks["count"], completion.num_ok
+    counts = command.chunks["count"]
     num_failed = int(counts[num_ok:].sum()) if num_ok < len(counts) else 0
     return int(counts[:num_ok].sum()), num_failed

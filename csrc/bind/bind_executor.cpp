@@ -11,12 +11,13 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "bind/disk_arrays.h"
 #include "bind/parts.h"
 #include "bind/remote_parts.h"
 #include "core/tier_failure.h"
-#include "disk/inspection.h"
 #include "exec/executor.h"
 
 namespace radixkv::bind {
@@ -201,24 +202,17 @@ void bind_options(py::module_& module) {
   module.def("disk_units_that_fit", &DiskShape::units_that_fit, "capacity_bytes"_a, "unit_bytes"_a);
 }
 
-void bind_inspection(py::module_& module) {
-  py::class_<Inspection>(module, "DiskInspection")
-      .def(py::init<const std::string&>(), "path"_a, py::call_guard<py::gil_scoped_release>())
-      .def("facts",
-           [](const Inspection& self) -> Fields {
-             const DiskShape& shape = self.file().shape;
-             return py::dict("format_version"_a = self.file().version,
-                             "layout_digest"_a = to_bytes(shape.layout_digest),
-                             "unit_bytes"_a = shape.unit_bytes,
-                             "chunk_tokens"_a = shape.chunk_tokens,
-                             "capacity_units"_a = shape.capacity_units,
-                             "world_size"_a = shape.world_size, "rank"_a = shape.rank);
-           })
-      .def("restored",
-           [](const Inspection& self) {
-             return restored_fields(self.recovered(), self.file().group_id);
-           })
-      .def("verify", &Inspection::verify, "index"_a, py::call_guard<py::gil_scoped_release>());
+// Chunks in stored form, as bytes objects, copied while the GIL is free.
+void submit_stored(Executor& self, std::int64_t command_id, const py::array& chunks,
+                   const std::vector<py::bytes>& payloads) {
+  std::vector<std::span<const std::byte>> views;
+  for (const py::bytes& payload : payloads) {
+    const auto view = static_cast<std::string_view>(payload);
+    views.push_back(std::as_bytes(std::span(view)));
+  }
+  const std::span<const ChunkRef> refs = view_chunks(chunks);
+  const py::gil_scoped_release unlock;
+  self.submit_stored(command_id, refs, views);
 }
 
 void bind_submits(py::class_<Executor>& executor) {
@@ -233,6 +227,7 @@ void bind_submits(py::class_<Executor>& executor) {
             self.submit_copy(kind, command_id, view_chunks(chunks), view(slots));
           },
           "kind"_a, "command_id"_a, "chunks"_a.noconvert(), "slots"_a.noconvert())
+      .def("submit_stored", &submit_stored, "command_id"_a, "chunks"_a.noconvert(), "payloads"_a)
       .def(
           "begin_outside",
           [](Executor& self, CommandKind kind, std::int64_t command_id, const py::array& chunks,
@@ -312,7 +307,6 @@ void bind_facts(py::class_<Executor>& executor) {
 void bind_executor(py::module_& module) {
   py::register_exception_translator(&translate_tier_failure);
   bind_options(module);
-  bind_inspection(module);
 
   py::enum_<CommandKind>(module, "CommandKind")
       .value("STORE", CommandKind::kStore)

@@ -6,5 +6,6 @@ PYBIND11_MODULE(_native, module) {
   radixkv::bind::bind_runs(module);
   radixkv::bind::bind_index(module);
   radixkv::bind::bind_follower(module);
+  radixkv::bind::bind_inspection(module);
   radixkv::bind::bind_executor(module);
 }

@@ -11,7 +11,7 @@ Inspection::Inspection(const std::string& path)
     : file_(open_for_inspection(path)),
       recovered_(recover(file_.fd.get(), file_.shape, file_.group_id)) {}
 
-bool Inspection::verify(std::size_t index) const {
+std::optional<std::vector<std::byte>> Inspection::read(std::size_t index) const {
   const DiskEntry& entry = recovered_.chunks[index].entry;
   std::vector<std::byte> extent(std::size_t{entry.num_units} * file_.shape.unit_bytes);
   const std::int64_t offset = file_.shape.unit_offset(entry.disk_offset);
@@ -20,10 +20,12 @@ bool Inspection::verify(std::size_t index) const {
     const ssize_t got = pread(file_.fd.get(), extent.data() + done, extent.size() - done,
                               offset + static_cast<std::int64_t>(done));
     if (got < 0 && errno == EINTR) continue;
-    if (got <= 0) return false;
+    if (got <= 0) return std::nullopt;
     done += static_cast<std::size_t>(got);
   }
-  return payload_checksum(extent) == entry.checksum;
+  if (payload_checksum(extent) != entry.checksum) return std::nullopt;
+  extent.resize(recovered_.chunks[index].stored_bytes);
+  return extent;
 }
 
 }  // namespace radixkv

@@ -78,6 +78,7 @@ void keep(const ChunkHeader& header, std::uint32_t slot, Scan* scan) {
   RecoveredChunk& chunk = scan->chunks.emplace_back();
   chunk.slot = slot;
   chunk.sequence = header.sequence;
+  chunk.stored_bytes = header.stored_bytes;
   chunk.parent_key = header.parent_key;
   chunk.token_begin = scan->tokens.size();
   scan->tokens.insert(scan->tokens.end(), header.tokens.begin(),

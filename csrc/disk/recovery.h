@@ -24,6 +24,7 @@ struct RecoveredChunk {
       -1;  // into RecoveredChunks::chunks, always smaller; -1 for the first of a prompt
   std::int32_t namespace_index = 0;  // into RecoveredChunks::namespaces
   std::uint64_t sequence = 0;
+  std::uint64_t stored_bytes = 0;  // of the payload, without its extent's padding
   Digest parent_key{};
   DiskEntry entry;
   std::size_t token_begin = 0;  // into RecoveredChunks::tokens, where entry.num_tokens are its own

@@ -83,6 +83,12 @@ class Executor {
   void end_outside(CommandKind kind, std::int64_t command_id, std::span<const ChunkRef> chunks,
                    bool ok);
 
+  // A store whose bytes come as they are stored, of the chunks from the first as far as there are
+  // `payloads`; where that is not all of them it ends with kCorrupt. Copied before it returns, so
+  // no engine's memory is needed.
+  void submit_stored(std::int64_t command_id, std::span<const ChunkRef> chunks,
+                     std::span<const std::span<const std::byte>> payloads);
+
   void submit_spill(std::int64_t command_id, std::span<const ChunkRef> chunks,
                     std::span<const Token> tokens, const Digest& namespace_digest,
                     std::uint64_t sequence);

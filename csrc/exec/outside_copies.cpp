@@ -1,7 +1,9 @@
-// Executor's part in copies that a GPU carries out: whose bytes are where, and who hears of the
-// end.
+// Executor's part in copies that no thread of its own carries out, but a GPU or the caller: whose
+// bytes are where, and who hears of the end.
 #include <algorithm>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 
 #include "exec/executor.h"
 
@@ -41,6 +43,41 @@ void Executor::end_outside(CommandKind kind, std::int64_t command_id,
   const auto num_ok = ok ? static_cast<std::int32_t>(chunks.size()) : 0;
   const auto status = ok ? CompletionStatus::kOk : CompletionStatus::kFailed;
   completions_.ended(kind, Completion{command_id, num_ok, status}, ok ? num_bytes : 0);
+}
+
+void Executor::submit_stored(std::int64_t command_id, std::span<const ChunkRef> chunks,
+                             std::span<const std::span<const std::byte>> payloads) {
+  check_open();
+  check_chunks(chunks, true, false);
+  const std::size_t num_payloads = std::min(chunks.size(), payloads.size());
+  for (std::size_t i = 0; i < num_payloads; ++i) {
+    const std::int64_t wanted = chunks[i].num_tokens * context_.token_bytes();
+    const auto got = static_cast<std::int64_t>(payloads[i].size());
+    if (got == wanted) continue;
+    throw std::invalid_argument("payloads: expected " + std::to_string(wanted) +
+                                " bytes of chunk " + std::to_string(i) + ", got " +
+                                std::to_string(got));
+  }
+  const InjectedFault fault = take_fault(CommandKind::kStore);
+  const std::chrono::duration<double> delay(fault.delay_s);
+  completions_.submitted(CommandKind::kStore, command_id,
+                         std::chrono::duration_cast<CompletionQueue::Clock::duration>(delay));
+  Completion completion{command_id, 0, CompletionStatus::kFailed};
+  std::int64_t num_bytes = 0;
+  if (!fault.fail) {
+    for (std::size_t i = 0; i < num_payloads; ++i) {
+      tags_.wipe(chunks[i]);
+      const std::int64_t begin = std::int64_t{chunks[i].memory_offset} * options_.unit_bytes;
+      std::memcpy(context_.pool + begin, payloads[i].data(), payloads[i].size());
+      clear_padding(chunks[i]);
+      tags_.set(chunks[i]);
+      num_bytes += static_cast<std::int64_t>(payloads[i].size());
+    }
+    const bool is_all = num_payloads == chunks.size();
+    completion.num_ok = static_cast<std::int32_t>(num_payloads);
+    completion.status = is_all ? CompletionStatus::kOk : CompletionStatus::kCorrupt;
+  }
+  completions_.ended(CommandKind::kStore, completion, num_bytes);
 }
 
 // What lies behind a chunk's bytes in its extent goes to disk with it: it must not be another's.

@@ -147,6 +147,10 @@ class DiskInspection:
         self.rank: int = facts["rank"]
         self.chunks = RestoredChunks.from_fields(self._native.restored())
 
+    def read(self, index: int) -> bytes | None:
+        """The bytes of one of `chunks` in stored form; None where they are damaged."""
+        return self._native.read(index)
+
     def verify(self, progress: Callable[[int, int], None] | None = None) -> list[int]:
         """Read every payload and compare checksums.
 
