@@ -44,6 +44,7 @@ from radixkv.layout import EngineMemory, KVLayout, describe_arrays
 from radixkv.namespace import Namespace, common_identity, find_model, model_identity
 from radixkv.planner import Planner, SlotSource
 from radixkv.prefetch import Prefetch
+from radixkv.recall import IndexKeeper, keep_index, recall
 from radixkv.restore import inspect_ranks
 from radixkv.ticks import RateMeter, Rates, TickRecord, TickRow
 from radixkv.transplant import Transplanted
@@ -67,6 +68,7 @@ __all__ = [
     "HandleClosedError",
     "IndexFormatError",
     "IndexJournal",
+    "IndexKeeper",
     "KVCache",
     "KVLayout",
     "Load",
@@ -101,7 +103,9 @@ __all__ = [
     "describe_arrays",
     "find_model",
     "inspect_ranks",
+    "keep_index",
     "model_identity",
+    "recall",
     "serve_status",
     "take_events",
 ]

@@ -184,7 +184,7 @@ class RadixIndex:
         """
         Matches and pins what was found until the handle is closed.
         """
-    def adopt(self, path: str) -> int:
+    def adopt_saved(self, saved: SavedIndex) -> int:
         """
         See `RadixIndex.adopt`.
         """
@@ -641,6 +641,11 @@ class SavedIndex:
     """
     def __init__(self, path: str) -> None: ...
     @property
+    def checksum(self) -> int:
+        """
+        Of all that counts: equal where files say the same.
+        """
+    @property
     def chunk_tokens(self) -> int: ...
     @property
     def disk_bytes(self) -> int: ...
@@ -648,6 +653,11 @@ class SavedIndex:
     def max_pinned(self) -> float: ...
     @property
     def memory_bytes(self) -> int | None: ...
+    @property
+    def now(self) -> int:
+        """
+        Its last admission.
+        """
     @property
     def num_lost_bytes(self) -> int:
         """
@@ -668,17 +678,21 @@ class IndexJournal:
 
     The file begins with a snapshot, and is always one that `RadixIndex.open` reads: as the index was
     with the last `flush` that came whole to the disk. Nothing is written but by these calls. Any thread
-    may make them, one at a time; matches and changes go on beside them, but not beside a snapshot.
+    may make them, one at a time; matches and changes go on beside them.
     """
     def __enter__(self) -> IndexJournal: ...
     def __exit__(self, type: typing.Any, value: typing.Any, traceback: typing.Any) -> None: ...
+    def abandon(self) -> None:
+        """
+        Write nothing more, not even what has changed.
+        """
     def close(self) -> None:
         """
         Flush, and write nothing more. A second call does nothing.
         """
     def compact(self) -> None:
         """
-        Begin the file anew with a snapshot; worth it once `num_bytes` has outgrown `num_snapshot_bytes` by far. Raises as `flush` does.
+        Begin the file anew with a snapshot, made of what it has; worth it once `num_bytes` has outgrown `num_snapshot_bytes` by far. Raises as `flush` does, and IndexFormatError where somebody has damaged the file.
         """
     def flush(self, *, sync: bool = True) -> None:
         """

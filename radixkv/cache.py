@@ -32,6 +32,7 @@ from radixkv.metrics import Metrics
 from radixkv.namespace import Namespace
 from radixkv.planner import Planner, SlotSource
 from radixkv.prefetch import Prefetch
+from radixkv.recall import IndexKeeper, keep_index, recall
 from radixkv.restore import check_groups, fingerprints, in_common
 from radixkv.ticks import RateMeter, TickRecord, decode, encode
 from radixkv.transplant import Progress, Transplanted, export_chunks, import_chunks, nothing
@@ -126,6 +127,7 @@ class KVCache:
         except BaseException:
             self.executor.close()
             raise
+        self.keeper = self._keep_index()
         self._heard: dict[int, Completion] = {}
         self._ended: dict[int, Completion] = {}
         self._meter = RateMeter(time.monotonic(), self.config.chunk_tokens)
@@ -437,6 +439,8 @@ class KVCache:
         if self._status is not None:
             self._status.close()
         self.executor.close()
+        if self.keeper is not None:
+            self.keeper.close()
 
     def __enter__(self) -> Self:
         return self
@@ -463,14 +467,23 @@ class KVCache:
 
     def _restore(self) -> int:
         """Put what the disk holds into the tree: what every rank has alike."""
-        restored = self.executor.restored
-        if restored is None:
+        restored, folder = self.executor.restored, self.config.disk_path
+        if restored is None or folder is None:
             return 0
         if self._group.size > 1:
             check_groups(self._group.gather(restored.group_id))
             restored = in_common(restored, self._group.gather(fingerprints(restored)))
-        self.planner.restore(restored)
+        saved, is_lost = recall(folder, self.planner.index, self._group)
+        self.planner.counters.recalls_failed += is_lost
+        self.planner.restore(restored, saved)
         return len(restored)
+
+    def _keep_index(self) -> IndexKeeper | None:
+        """From now on, what is worth knowing after a restart is written down."""
+        folder = self.config.disk_path
+        if folder is None or self._group.rank != 0:
+            return None
+        return keep_index(self.planner.index, folder)
 
 
 def _slot_source(slots: NDArray[np.int64] | SlotSource) -> SlotSource:

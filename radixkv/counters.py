@@ -30,3 +30,4 @@ class PlannerCounters:
     lookups_failed: int = 0  # calls
     prefetches_dear: int = 0  # calls: computing would be quicker
     prefetches_late: int = 0  # calls: the deadline came first
+    recalls_failed: int = 0  # calls: recency and marks of before could not be read at start

@@ -39,6 +39,7 @@ from radixkv._native import (
     IndexStats,
     Match,
     PrefixHandle,
+    SavedIndex,
     SubtreeMark,
     SubtreeStats,
     TierStats,
@@ -54,6 +55,7 @@ __all__ = [
     "Match",
     "PrefixHandle",
     "RadixIndex",
+    "SavedIndex",
     "Subtree",
     "SubtreeMark",
     "SubtreeStats",
@@ -168,7 +170,8 @@ class RadixIndex(_native.RadixIndex):
         """Take from a saved index what the chunks that this one has too were worth to it.
 
         For an index whose tiers were reopened: recency and uses of the chunks that came back, told
-        by their tokens, and all that was said about subtrees.
+        by their tokens, and all that was said about subtrees. Chunks of time 0 that the saved index
+        does not have are taken to be younger than all that it has.
 
         Args:
             path: A file of `save` or of a journal.
@@ -180,7 +183,7 @@ class RadixIndex(_native.RadixIndex):
             IndexFormatError: It is not a saved index, or a damaged one.
             OSError: It cannot be read.
         """
-        return super().adopt(os.fspath(path))
+        return self.adopt_saved(_native.SavedIndex(os.fspath(path)))
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:

@@ -36,7 +36,7 @@ from radixkv.commands import (
 )
 from radixkv.config import CacheConfig
 from radixkv.counters import PlannerCounters
-from radixkv.index import Match, PrefixHandle, RadixIndex
+from radixkv.index import Match, PrefixHandle, RadixIndex, SavedIndex
 from radixkv.layout import KVLayout
 from radixkv.ledger import Ledger
 from radixkv.pause import Pause
@@ -364,8 +364,14 @@ class Planner:
         else:
             self.index.clear_memory()
 
-    def restore(self, restored: RestoredChunks) -> None:
-        """Take in what a reopened disk holds; the order of its stores is its recency."""
+    def restore(self, restored: RestoredChunks, saved: SavedIndex | None = None) -> None:
+        """Take in what a reopened disk holds, and what was known about it.
+
+        Args:
+            restored: Its chunks.
+            saved: From `recall`. Without it the order of their stores is their recency.
+        """
+        times = restored.sequence if saved is None else np.zeros_like(restored.sequence)
         self.index.restore_disk(
             restored.parent_index,
             restored.num_tokens,
@@ -374,11 +380,14 @@ class Planner:
             restored.num_units,
             restored.namespace_index,
             restored.digests,
-            restored.sequence,
+            times,
         )
         last = int(restored.sequence.max(initial=0))
         self.next_sequence = last + 1
         self._admissions = last
+        if saved is not None:
+            self.index.adopt_saved(saved)
+            self._admissions = saved.now
 
     def apply(self, record: TickRecord) -> list[tuple[Command, Completion]]:
         """Take in what all ranks agree on; plan what follows from it.

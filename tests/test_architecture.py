@@ -27,7 +27,7 @@ FLOORS = (
     },
     {"_native"},
     {"index", "tiers", "transfer", "gpu", "chunk_file"},
-    {"room", "events", "remote_hints", "subtrees"},
+    {"room", "recall", "events", "remote_hints", "subtrees"},
     {"remote_reads", "remote_writes"},
     {"prefetch"},
     {"planner", "executor", "restore", "follower", "publisher"},

@@ -29,10 +29,13 @@ from radixkv import (
     CompletionStatus,
     Load,
     Planner,
+    RankGroup,
     RateMeter,
     Store,
     TickRecord,
     inspect_ranks,
+    keep_index,
+    recall,
     serve_status,
 )
 from vllm_ext.blocks import BlockBook
@@ -88,12 +91,16 @@ class SchedulerSide:
         self._meter = RateMeter(time.monotonic(), config.chunk_tokens)
         logging.getLogger("radixkv").setLevel(config.log_level.upper())
         self._restore()
+        folder = config.disk_path
+        self._keeper = None if folder is None else keep_index(self.planner.index, folder)
         self._status = serve_status(self.planner) if config.metrics else None
 
     def close(self) -> None:
         """`radixkv top` sees it no longer."""
         if self._status is not None:
             self._status.close()
+        if self._keeper is not None:
+            self._keeper.close()
 
     # --- a request waits in the queue
 
@@ -376,5 +383,7 @@ class SchedulerSide:
                 self._settings.num_ranks,
             )
             return
-        self.planner.restore(restored)
+        saved, is_lost = recall(folder, self.planner.index, RankGroup())
+        self.planner.counters.recalls_failed += is_lost
+        self.planner.restore(restored, saved)
         logger.info("disk: %d chunks found in %s", len(restored), folder)

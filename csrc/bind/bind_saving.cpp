@@ -41,7 +41,7 @@ auto with_files(Call call) {
 }
 
 // Writes down what becomes of an index. The file is touched with the index unlocked, but for the
-// snapshot that it begins with.
+// snapshot that it begins with; a later one is made of the file itself.
 class IndexJournal {
  public:
   IndexJournal(IndexPointer index, std::string path)
@@ -65,29 +65,32 @@ class IndexJournal {
   void flush(bool sync) {
     const std::lock_guard lock(mutex_);
     require_open();
-    std::vector<std::byte> fresh =
-        index_->write([](RadixIndex& native) { return native.take_changes(); });
-    pending_.insert(pending_.end(), fresh.begin(), fresh.end());
-    if (!pending_.empty()) {
-      file_->append(FrameKind::kJournal, pending_);
-      pending_.clear();
-    }
+    append_changes();
     if (sync) file_->sync();
   }
 
   void compact() {
     const std::lock_guard lock(mutex_);
     require_open();
-    index_->write([this](RadixIndex& native) {
-      begin_file(native);
-      native.take_changes();
-    });
-    pending_.clear();
+    append_changes();
+    const SavedIndex saved(path_);
+    if (saved.num_lost_bytes() > 0) throw IndexFormatError("the journal was damaged from outside");
+    auto file = std::make_unique<IndexFile>(path_, index_->config());
+    saved.save(*file);
+    go_on_with(std::move(file));
   }
 
   void close() {
     if (!is_closed()) flush(true);
     stop();
+  }
+
+  void stop() {
+    const std::lock_guard lock(mutex_);
+    if (!index_) return;
+    index_->write([](RadixIndex& native) { native.record_changes(false); });
+    index_ = nullptr;
+    file_ = nullptr;
   }
 
   bool is_closed() const {
@@ -107,17 +110,22 @@ class IndexJournal {
   void begin_file(const RadixIndex& native) {
     auto file = std::make_unique<IndexFile>(path_, native.config());
     native.save(*file);
+    go_on_with(std::move(file));
+  }
+
+  void go_on_with(std::unique_ptr<IndexFile> file) {
     file->publish();
     num_snapshot_bytes_ = file->num_bytes();
     file_ = std::move(file);
   }
 
-  void stop() {
-    const std::lock_guard lock(mutex_);
-    if (!index_) return;
-    index_->write([](RadixIndex& native) { native.record_changes(false); });
-    index_ = nullptr;
-    file_ = nullptr;
+  void append_changes() {
+    std::vector<std::byte> fresh =
+        index_->write([](RadixIndex& native) { return native.take_changes(); });
+    pending_.insert(pending_.end(), fresh.begin(), fresh.end());
+    if (pending_.empty()) return;
+    file_->append(FrameKind::kJournal, pending_);
+    pending_.clear();
   }
 
   void require_open() const {
@@ -163,6 +171,10 @@ void bind_saved(py::module_& module) {
       .def_property_readonly("max_pinned",
                              [](const SavedIndex& self) { return self.config().max_pinned; })
       .def_property_readonly("policy", &SavedIndex::policy_name)
+      .def_property_readonly(
+          "now", [](const SavedIndex& self) { return self.totals().now; }, "Its last admission.")
+      .def_property_readonly("checksum", &SavedIndex::checksum,
+                             "Of all that counts: equal where files say the same.")
       .def_property_readonly("num_lost_bytes", &SavedIndex::num_lost_bytes,
                              "Bytes at the end that were torn or damaged, and do not count.");
 }
@@ -172,7 +184,7 @@ void bind_journal(py::module_& module) {
 
 The file begins with a snapshot, and is always one that `RadixIndex.open` reads: as the index was
 with the last `flush` that came whole to the disk. Nothing is written but by these calls. Any thread
-may make them, one at a time; matches and changes go on beside them, but not beside a snapshot.
+may make them, one at a time; matches and changes go on beside them.
 )")
       .def(
           "flush", [](IndexJournal& self, bool sync) { with_files([&] { self.flush(sync); }); },
@@ -188,11 +200,15 @@ Raises:
 )")
       .def(
           "compact", [](IndexJournal& self) { with_files([&] { self.compact(); }); },
-          "Begin the file anew with a snapshot; worth it once `num_bytes` has outgrown "
-          "`num_snapshot_bytes` by far. Raises as `flush` does.")
+          "Begin the file anew with a snapshot, made of what it has; worth it once `num_bytes` has "
+          "outgrown `num_snapshot_bytes` by far. Raises as `flush` does, and IndexFormatError "
+          "where "
+          "somebody has damaged the file.")
       .def(
           "close", [](IndexJournal& self) { with_files([&] { self.close(); }); },
           "Flush, and write nothing more. A second call does nothing.")
+      .def("abandon", &IndexJournal::stop, py::call_guard<py::gil_scoped_release>(),
+           "Write nothing more, not even what has changed.")
       .def("__enter__", [](IndexJournal& self) -> IndexJournal& { return self; })
       .def(
           "__exit__",
@@ -235,14 +251,12 @@ void bind_index_saving(py::module_& module, IndexClass& cls) {
       },
       "saved"_a, "Becomes what was saved. ValueError where it is not empty; see `open`.");
   cls.def(
-      "adopt",
-      [](SharedIndex& index, const std::string& path) {
-        return with_files([&] {
-          const SavedIndex saved(path);
-          return index.write([&](RadixIndex& native) { return native.adopt(saved); });
-        });
+      "adopt_saved",
+      [](SharedIndex& index, const SavedIndex& saved) {
+        const py::gil_scoped_release unlock;
+        return index.write([&](RadixIndex& native) { return native.adopt(saved); });
       },
-      "path"_a, "See `RadixIndex.adopt`.");
+      "saved"_a, "See `RadixIndex.adopt`.");
 }
 
 }  // namespace radixkv::bind

@@ -32,6 +32,9 @@ struct IndexFileHeader {
 };
 static_assert(sizeof(IndexFileHeader) == 80);
 
+// A snapshot is cut into frames of about so many bytes.
+inline constexpr std::size_t kFrameBytes = 1 << 20;
+
 enum class FrameKind : std::uint32_t { kSnapshot = 1, kSnapshotEnd = 2, kJournal = 3 };
 
 struct FrameHead {

@@ -217,7 +217,7 @@ class RadixIndex {
   void restore(const SavedIndex& saved);
 
   // Takes from what was saved the recency and uses of the chunks that it has too, and the marks.
-  // Returns how many chunks those are.
+  // A chunk of time 0 that is not known there came later. Returns how many chunks both have.
   std::size_t adopt(const SavedIndex& saved);
 
   // --- Looking (radix_index_check.cpp) ---

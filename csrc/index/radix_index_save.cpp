@@ -11,8 +11,6 @@ namespace radixkv {
 
 namespace {
 
-constexpr std::size_t kFrameBytes = 1 << 20;
-
 constexpr std::uint8_t kReadyAnywhere = state::ready(Tier::kMemory) | state::ready(Tier::kDisk);
 
 }  // namespace
@@ -164,6 +162,13 @@ std::size_t RadixIndex::adopt(const SavedIndex& saved) {
   restore_marks(saved.marks());
   now_ = std::max(now_, saved.totals().now);
   clock_ = std::max(clock_, saved.totals().clock);
+  for (const auto& [root, digest] : roots_) {
+    std::vector<ChunkId> all;
+    collect(root, 0, all);
+    for (const ChunkId id : all) {
+      if (chunks_[id].time == 0 && is_told(id)) write_time(id, now_);
+    }
+  }
   return num_found;
 }
 

@@ -80,6 +80,7 @@ SavedIndex::SavedIndex(const std::string& path) {
   Reader reader(bytes_.get(), num_bytes);
   read_header(reader);
   read_frames(reader);
+  checksum_ = xxh3_64(bytes_.get(), num_bytes - num_lost_bytes_);
 }
 
 void SavedIndex::read_header(Reader& reader) {
@@ -274,6 +275,32 @@ std::vector<SavedChunk> SavedIndex::chunks() const {
     }
   }
   return ordered;
+}
+
+void SavedIndex::save(IndexFile& file) const {
+  ChangeLog log;
+  std::vector<NamespaceId> numbers(digests_.size(), 0);
+  for (const auto& [number, index] : spaces_) numbers[static_cast<std::size_t>(index)] = number;
+  for (std::size_t i = 0; i < digests_.size(); ++i) log.add_space(numbers[i], digests_[i]);
+  for (ChunkId id = 0; id < rows_.size(); ++id) {
+    const auto& [chunk, parent] = rows_[id];
+    if (!chunk.is_kept() || chunk.num_tokens == 0) continue;
+    const bool is_first = parent == kNoChunk;
+    log.add_chunk(id, parent, is_first ? numbers[static_cast<std::size_t>(chunk.space)] : 0,
+                  {chunk.tokens, chunk.num_tokens});
+    log.add_use(id, chunk.num_uses, chunk.time);
+    for (const Tier tier : kTiers) {
+      const std::uint32_t offset = chunk.offset[index_of(tier)];
+      if (offset != kNoExtent) log.add_kept(id, tier, offset, chunk.num_units);
+    }
+    if (log.num_bytes() >= kFrameBytes) file.append(FrameKind::kSnapshot, log.take());
+  }
+  for (const MarkValues& mark : marks_) {
+    const auto digest = std::ranges::find(digests_, mark.digest);
+    log.add_mark(numbers[static_cast<std::size_t>(digest - digests_.begin())], mark);
+  }
+  log.add_totals(totals_);
+  file.append(FrameKind::kSnapshotEnd, log.take());
 }
 
 }  // namespace radixkv

@@ -23,6 +23,8 @@
 
 namespace radixkv {
 
+class IndexFile;
+
 // The file is not a saved index, is damaged, or is of another version.
 struct IndexFormatError : std::runtime_error {
   using std::runtime_error::runtime_error;
@@ -45,6 +47,12 @@ class SavedIndex {
   const std::vector<MarkValues>& marks() const { return marks_; }
   const IndexTotals& totals() const { return totals_; }
 
+  // Writes it as a snapshot, behind which the journal that it was read from may go on: its numbers
+  // of chunks and namespaces hold.
+  void save(IndexFile& file) const;
+
+  // Of all that counts: equal where files say the same.
+  std::uint64_t checksum() const { return checksum_; }
   // Bytes at the end that did not count.
   std::uint64_t num_lost_bytes() const { return num_lost_bytes_; }
 
@@ -72,6 +80,7 @@ class SavedIndex {
   std::vector<Row> rows_;  // by the id that the chunk had
   std::vector<MarkValues> marks_;
   IndexTotals totals_;
+  std::uint64_t checksum_ = 0;
   std::uint64_t num_lost_bytes_ = 0;
 };
 
