@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import streaming
 from prompts import Ids, random_ids
 from sglang_harness import (
     Generation,
@@ -15,6 +16,7 @@ from sglang_harness import (
     outputs,
     write_radixkv_config,
 )
+from streaming import WITHOUT_SESSIONS, StreamingSession
 from workload_run import check_nothing_is_held
 
 SHARED_TOKENS = 400
@@ -66,6 +68,7 @@ def server(
         overlap=overlap,
         tp_size=num_ranks,
         device_tokens=2600,
+        options=() if version in WITHOUT_SESSIONS else (streaming.OPTION,),
         environment={
             "RADIXKV_TEST_FAIL_LOAD": str(request_file),
             "SGLANG_CPU_OMP_THREADS_BIND": "|".join("01"[:num_ranks]),
@@ -162,3 +165,26 @@ def test_a_request_of_one_token_ends_with_the_error_too(
 
     assert_ended_with_an_error(failed)
     assert again.output_ids == expected
+
+
+def test_sessions_begin_anew_after_it(
+    server: SGLangServer, request_file: Path, rng: random.Random, version: str
+) -> None:
+    """Between its turns nobody can tell whether a session's KV was merged with what failed."""
+    if version in WITHOUT_SESSIONS:
+        pytest.skip("refused at start, see test_refusals.py")
+    prompt = random_ids(rng, SHARED_TOKENS)
+    server.generate([prompt])
+    push_out_of_the_device(server, rng)
+    session = StreamingSession(server)
+    session.ask(random_ids(rng, SHARED_TOKENS))
+    server.wait_until_idle()
+
+    (failed,) = ask_while_a_load_fails(server, request_file, [prompt])
+    session.ask(random_ids(rng, 30))
+    going_on = session.ask(random_ids(rng, 30))
+    session.close()
+
+    assert_ended_with_an_error(failed)
+    assert outputs(answer for _, answer in session.turns) == session.expected()
+    assert going_on.device_tokens > SHARED_TOKENS

@@ -12,16 +12,17 @@ from typing import Any
 
 import msgpack
 import pytest
+import streaming
 import zmq
 from prompts import Ids, random_ids
 from sglang_harness import (
-    Generation,
     ServerConfig,
     SGLangServer,
     outputs,
     write_radixkv_config,
 )
 from sglang_models import write_llama
+from streaming import WITHOUT_SESSIONS, StreamingSession
 from workload_run import check_nothing_is_held
 
 VERSIONS = [
@@ -32,8 +33,6 @@ VERSIONS = [
         for version in ("0.5.15", "0.5.20", "0.5.21", "0.5.22")
     ),
 ]
-# Before, SGLang keeps a streaming session's KV in a wrapper around the tree, and that is refused.
-WITHOUT_SESSIONS = ("0.5.15", "0.5.18", "0.5.20")
 pytestmark = pytest.mark.parametrize("version", VERSIONS, scope="module")
 
 
@@ -47,7 +46,7 @@ def server(
     events = {"publisher": "zmq", "endpoint": f"ipc://{folder}/events"}
     options = ["--enable-metrics", "--sleep-on-idle", "--kv-events-config", json.dumps(events)]
     if version not in WITHOUT_SESSIONS:
-        options.append("--enable-streaming-session")
+        options.append(streaming.OPTION)
     config = ServerConfig(
         engine=f"sglang-{version}",
         model=models["mha"],
@@ -137,26 +136,18 @@ def test_a_streaming_session_keeps_its_kv_on_the_device(
     """Others push and pull prompts through memory meanwhile."""
     if version in WITHOUT_SESSIONS:
         pytest.skip("refused at start, see test_refusals.py")
-    opened = {"capacity_of_str_len": 1000, "streaming": True}
-    session = server.call("POST", "/open_session", opened)
-    said: Ids = []
-    turns: list[tuple[Ids, Generation]] = []
+    session = StreamingSession(server)
     for ids in (prompts[0], prompts[1][:50], prompts[2][:50]):
-        rid = turns[-1][1].rid if turns else None
-        (answer,) = server.generate([ids], session_params={"id": session, "rid": rid})
-        turns.append(([*said, *ids], answer))
-        said += [*ids, *answer.output_ids]
+        session.ask(ids)
         server.generate(prompts[3:])
-    server.call("POST", "/close_session", {"session_id": session})
+    session.close()
 
     (state,) = server.wait_until_idle()
-    assert outputs(server.generate([asked for asked, _ in turns], extra_key="alone")) == [
-        answer.output_ids for _, answer in turns
-    ]
-    for (asked, _), (_, answer) in itertools.pairwise(turns):
+    check_nothing_is_held(state)
+    assert outputs(answer for _, answer in session.turns) == session.expected()
+    for (asked, _), (_, answer) in itertools.pairwise(session.turns):
         assert answer.device_tokens >= len(asked)
         assert answer.host_tokens == 0
-    check_nothing_is_held(state)
 
 
 def test_flush_right_after_answers_and_during_spills(
