@@ -29,9 +29,17 @@ NEVER_CACHED = TAIL_SLACK + 1
     ("version", "num_kills"),
     [
         ("0.5.23", 2),
-        pytest.param("0.5.18", 20, marks=pytest.mark.soak),
-        pytest.param("0.5.21", 2, marks=pytest.mark.soak),
-        pytest.param("0.5.23", 20, marks=pytest.mark.soak),
+        *(
+            pytest.param(version, num_kills, marks=pytest.mark.soak)
+            for version, num_kills in (
+                ("0.5.15", 2),
+                ("0.5.18", 20),
+                ("0.5.20", 2),
+                ("0.5.21", 2),
+                ("0.5.22", 2),
+                ("0.5.23", 20),
+            )
+        ),
     ],
 )
 def test_a_killed_server_comes_back_with_what_was_on_disk(

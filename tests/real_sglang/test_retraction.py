@@ -23,7 +23,7 @@ LEGS = [
     ("0.5.18", "mla", 16, False),
     *(
         pytest.param(version, *leg, marks=pytest.mark.soak)
-        for version in ("0.5.18", "0.5.21", "0.5.22", "0.5.23")
+        for version in ("0.5.15", "0.5.18", "0.5.20", "0.5.21", "0.5.22", "0.5.23")
         for leg in (("mha", 1, True), ("mla", 16, False))
         if (version, leg[0]) not in [("0.5.18", "mla"), ("0.5.23", "mha")]
     ),

@@ -23,19 +23,26 @@ from workload_run import (
 )
 
 # Version, attention, page size, overlap schedule: each value at least once for each of SGLang's
-# cache APIs, all pairs in the soak.
+# cache APIs, all pairs in the soak (of the older API with 0.5.18, the others have two legs).
 LEGS = [
     ("0.5.18", "mla", 16, True),
     ("0.5.23", "mha", 1, True),
     ("0.5.23", "mla", 16, False),
 ]
 SOAK_LEGS = [
-    (version, attention, page_size, overlap)
-    for version in ("0.5.18", "0.5.21", "0.5.22", "0.5.23")
-    for attention in ("mha", "mla")
-    for page_size in (1, 16)
-    for overlap in (False, True)
-    if (version, attention, page_size, overlap) not in LEGS
+    *(
+        (version, attention, page_size, overlap)
+        for version in ("0.5.18", "0.5.21", "0.5.22", "0.5.23")
+        for attention in ("mha", "mla")
+        for page_size in (1, 16)
+        for overlap in (False, True)
+        if (version, attention, page_size, overlap) not in LEGS
+    ),
+    *(
+        (version, *leg)
+        for version in ("0.5.15", "0.5.20")
+        for leg in (("mha", 1, True), ("mla", 16, False))
+    ),
 ]
 
 pytestmark = pytest.mark.parametrize(

@@ -29,7 +29,10 @@ FAULTY_RANK, FAULT_SEED = 1, 5
 
 VERSIONS = [
     "0.5.23",
-    *(pytest.param(version, marks=pytest.mark.soak) for version in ("0.5.18", "0.5.21", "0.5.22")),
+    *(
+        pytest.param(version, marks=pytest.mark.soak)
+        for version in ("0.5.15", "0.5.18", "0.5.20", "0.5.21", "0.5.22")
+    ),
 ]
 pytestmark = pytest.mark.parametrize("version", VERSIONS, scope="module")
 
