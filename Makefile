@@ -35,9 +35,11 @@ demo: $(VENV)/.ready  ## An engine with and without radixkv, side by side (ENGIN
 	  $(if $(TRACE),--trace "$(TRACE)") $(if $(MODEL),--model "$(MODEL)") \
 	  $(if $(REQUESTS),--requests "$(REQUESTS)")
 
+# Two files of tests at a time: an engine that starts keeps one core busy.
 .PHONY: test
 test: check engine  ## Everything but soak: also properties, crashes, real engines, sanitizers
-	$(BIN)/python -m pytest -m "(long or engine) and not soak and not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	  -m "(long or engine) and not soak and not gpu"
 	tests/sanitize.sh
 
 .PHONY: gpu-test

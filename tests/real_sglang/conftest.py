@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import functools
+import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,23 +40,41 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def workload_for(
-    models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Workload]:
-    """Gives the prompts for a kind of attention, with what a server without cache answers."""
+def folder_of_all(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same one in all processes that share out the tests of a run."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def workload_for(models: dict[str, Path], folder_of_all: Path) -> Callable[[str], Workload]:
+    """Gives the prompts for a kind of attention, with what a server without cache answers: one
+    server for all processes."""
 
     @functools.cache
     def make(attention: str) -> Workload:
-        folder = tmp_path_factory.mktemp("reference")
-        config = ServerConfig(
-            model=models[attention],
-            log=folder / "server.log",
-            cache="none",
-            device_tokens=16384,
-            max_running_requests=16,
-            environment={KV_AUDIT: f"write:{folder}"},
-        )
-        with SGLangServer(config) as reference:
-            return dataclasses.replace(make_workload(reference), right_kv=folder)
+        folder = folder_of_all / f"reference-{attention}"
+        folder.mkdir(exist_ok=True)
+        kept = folder / "workload.pickle"
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not kept.exists():
+                kept.write_bytes(pickle.dumps(answered(models[attention], folder)))
+        workload: Workload = pickle.loads(kept.read_bytes())
+        return workload
 
     return make
+
+
+def answered(model: Path, folder: Path) -> Workload:
+    """The workload, answered by a server that writes down its KV in `folder`."""
+    config = ServerConfig(
+        model=model,
+        log=folder / "server.log",
+        cache="none",
+        device_tokens=16384,
+        max_running_requests=16,
+        environment={KV_AUDIT: f"write:{folder}"},
+    )
+    with SGLangServer(config) as reference:
+        return dataclasses.replace(make_workload(reference), right_kv=folder)
