@@ -77,6 +77,8 @@ class ServerConfig:
     context_length: int = 2048
     chunked_prefill_tokens: int = 256
     max_running_requests: int = 4
+    # SGLang spawns its processes; forks start in half the time. See `forking.py` of its stand-ins.
+    forks: bool = True
     options: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -193,12 +195,13 @@ class SGLangServer:
         self._ready = threading.Event()
         self._gone = threading.Event()
         python = engine_python(config.engine)
+        forking = {"RADIXKV_TEST_FORK": "1"} if config.forks else {}
         self._port = free_port()
         self._process = subprocess.Popen(
             [*self._with_our_death(), *config.command(python, self._port)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=os.environ | ENVIRONMENT | dict(config.environment),
+            env=os.environ | ENVIRONMENT | forking | dict(config.environment),
             start_new_session=True,
         )
         self._reader = threading.Thread(target=self._copy_log, daemon=True)

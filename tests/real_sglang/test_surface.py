@@ -56,6 +56,7 @@ def server(
         overlap=True,
         device_tokens=1500,
         max_running_requests=2,
+        forks=False,  # all of it as users have it
         options=tuple(options),
     )
     with SGLangServer(config) as running:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import faulthandler
 import signal
 
-from . import attention, host_pools, kv_audit, paged_slots, probe
+from . import attention, forking, host_pools, kv_audit, paged_slots, probe
 
 
 def activate() -> None:
     """Entry point of group `sglang.srt.plugins`."""
     # The harness sends this signal to processes that hang: their stacks go to the log.
     faulthandler.register(signal.SIGUSR2, all_threads=True)
+    forking.install()
     paged_slots.install()
     attention.install()
     host_pools.install()
