@@ -10,9 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 import wire
+from radixkv_sglang_cpu.call_timer import CALL_LIMIT_S
 from redis_server import RedisServer, free_port, running_server
 from remote_host import Host
-from remote_load import CALL_LIMIT_S, Load, load_host
+from remote_load import Load, load_host
 from test_cache import CHUNK, prompt
 
 pytestmark = pytest.mark.long

@@ -24,8 +24,9 @@ from pathlib import Path
 import mooncake_server
 import pytest
 from mooncake_server import MooncakeServer
+from radixkv_sglang_cpu.call_timer import CALL_LIMIT_S, NO_WAIT_S
 from redis_server import RedisServer
-from remote_load import CALL_LIMIT_S, NO_WAIT_S, Load, load_host
+from remote_load import Load, load_host
 from wire import Wire, why_not
 
 pytestmark = pytest.mark.long
