@@ -748,6 +748,7 @@ class DiskInspection:
 class RedisEndpoint:
     ca_file: str
     host: str
+    master_name: str
     password: str
     tls: bool
     unix_path: str
@@ -762,6 +763,10 @@ class RedisEndpoint:
     def port(self) -> int: ...
     @port.setter
     def port(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+    @property
+    def sentinels(self) -> list[RedisEndpoint]: ...
+    @sentinels.setter
+    def sentinels(self, arg0: collections.abc.Sequence[RedisEndpoint]) -> None: ...
     @property
     def timeout_s(self) -> float: ...
     @timeout_s.setter

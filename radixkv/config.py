@@ -110,8 +110,8 @@ class CacheConfig:
     remotes: tuple[RemoteUrl, ...] = settings.servers(
         "remotes",
         '["redis://host:6379/0?ttl=60min"]',
-        "Servers that other machines share: Redis or Valkey (redis://, rediss:// for TLS, unix://) "
-        "and Mooncake's store (mooncake://master:50051). "
+        "Servers that other machines share: Redis or Valkey (redis://, rediss:// for TLS, unix://, "
+        "redis+sentinel://) and Mooncake's store (mooncake://master:50051). "
         "What is stored here is written there (?write=seen:2 only what two requests had), and what "
         "they have is brought while a request waits. One that is slow or dead is left alone, and "
         "asked again later.",

@@ -3,11 +3,13 @@
     redis://user:password@host:6379/0?ttl=60min    Redis or Valkey over TCP
     rediss://host/?ca=/etc/ssl/redis.pem           the same through TLS
     unix:///run/redis/redis.sock?db=1              a socket on this host
+    redis+sentinel://:pw@one:26379,two/cache/0     the server that these sentinels call "cache"
     mooncake://master:50051/?segment=4GiB          Mooncake's distributed store
 
 Options of Redis, after `?`: `timeout` (500ms, say: how long the server may be silent, by default
 1s), `ttl` (60min, say: it forgets what was not used for so long; by default it keeps what fits),
-and for TLS `ca` (a file of certificates to trust) and `verify=no` (trust anybody).
+and for TLS `ca` (a file of certificates to trust) and `verify=no` (trust anybody). Sentinels are
+asked before each connection, through TLS with `rediss+sentinel`; `sentinel_password` is theirs.
 
 Options of Mooncake: `segment` (memory of this host that the store may use, by default none), `host`
 (how others reach this host, by default 127.0.0.1), `protocol` (tcp or rdma), `devices` (for rdma),
@@ -21,7 +23,7 @@ them), `seen:2` (once so many requests had them) or `evict` (once memory is near
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from radixkv.errors import ConfigError
@@ -29,6 +31,7 @@ from radixkv.units import parse_duration, parse_size
 from radixkv.write_policy import WritePolicy
 
 _REDIS_OPTIONS = ("timeout", "ttl", "db", "ca", "verify", "write")
+_SENTINEL_OPTIONS = ("timeout", "ttl", "ca", "verify", "write", "sentinel_password")
 _MOONCAKE_OPTIONS = (
     *("segment", "host", "protocol", "devices"),
     *("metadata", "replicas", "pin", "timeout", "write"),
@@ -40,7 +43,7 @@ class RedisUrl:
     """What such a line says of a Redis. As text it has no password.
 
     Attributes:
-        host: Empty for a socket on this host.
+        host: Empty for a socket on this host, and where sentinels are asked.
         unix_path: That socket; else empty.
         port: Of the host.
         username: Empty for the server's default user.
@@ -52,6 +55,9 @@ class RedisUrl:
         timeout_s: How long the server may be silent.
         ttl_s: After which it forgets what is not used; 0 for never.
         write: Which chunks are written to it, and when.
+        sentinels: Hosts and ports of those that know where the server is; none for most.
+        master_name: As what they know it.
+        sentinel_password: Empty where they ask for none.
     """
 
     host: str
@@ -66,8 +72,13 @@ class RedisUrl:
     timeout_s: float
     ttl_s: int
     write: WritePolicy
+    sentinels: tuple[tuple[str, int], ...] = ()
+    master_name: str = ""
+    sentinel_password: str = field(default="", repr=False)
 
     def __str__(self) -> str:
+        if self.sentinels:
+            return f"{self.master_name} by sentinels, database {self.database}"
         place = f"unix://{self.unix_path}" if self.unix_path else f"{self.host}:{self.port}"
         return f"{place}, database {self.database}"
 
@@ -116,6 +127,8 @@ def parse_remote(url: str) -> RemoteUrl:
     parts = urlsplit(url)
     if parts.scheme in ("redis", "rediss", "unix"):
         return _parse_redis(parts, _options(parts, _REDIS_OPTIONS))
+    if parts.scheme in ("redis+sentinel", "rediss+sentinel"):
+        return _parse_sentinels(parts, _options(parts, _SENTINEL_OPTIONS))
     if parts.scheme == "mooncake":
         return _parse_mooncake(parts, _options(parts, _MOONCAKE_OPTIONS))
     raise _refusal("expected a URL that begins with redis, rediss, unix, mooncake")
@@ -132,12 +145,28 @@ def _parse_redis(parts: SplitResult, options: Mapping[str, str]) -> RedisUrl:
         username=unquote(parts.username or ""),
         password=unquote(parts.password or ""),
         database=_number(options.get("db") or ("" if is_unix else parts.path.strip("/"))),
-        tls=parts.scheme == "rediss",
+        tls=parts.scheme.startswith("rediss"),
         ca_file=options.get("ca", ""),
-        verifies_server=options.get("verify", "yes") != "no",
+        verifies_server=_choice(options, "verify", ("yes", "no")) == "yes",
         timeout_s=_timeout(options),
         ttl_s=round(_duration(options, "ttl", 0.0)),
         write=_write_policy(options),
+    )
+
+
+def _parse_sentinels(parts: SplitResult, options: Mapping[str, str]) -> RedisUrl:
+    user, _, hosts = parts.netloc.rpartition("@")
+    master_name, _, database = parts.path.strip("/").partition("/")
+    if not master_name:
+        raise _refusal("expected the name of the server that the sentinels watch")
+    places = [urlsplit(f"//{host}") for host in hosts.split(",")]
+    server = parts._replace(netloc=f"{user}@{places[0].netloc}", path=database)
+    return replace(
+        _parse_redis(server, options),
+        host="",
+        sentinels=tuple((_host(place), _port(place, 26379)) for place in places),
+        master_name=unquote(master_name),
+        sentinel_password=options.get("sentinel_password", ""),
     )
 
 
@@ -150,11 +179,11 @@ def _parse_mooncake(parts: SplitResult, options: Mapping[str, str]) -> MooncakeU
         master=f"{_host(parts)}:{_port(parts, 50051)}",
         local_host=options.get("host", "127.0.0.1"),
         metadata=options.get("metadata", "P2PHANDSHAKE"),
-        protocol=options.get("protocol", "tcp"),
+        protocol=_choice(options, "protocol", ("tcp", "rdma")),
         devices=options.get("devices", ""),
         segment_bytes=segment_bytes,
         num_replicas=max(1, _number(options.get("replicas", "1"))),
-        soft_pin=options.get("pin", "") == "soft",
+        soft_pin=_choice(options, "pin", ("no", "soft")) == "soft",
         timeout_s=_timeout(options),
         write=_write_policy(options),
     )
@@ -185,6 +214,14 @@ def _number(text: str) -> int:
     if text and not text.isdecimal():
         raise _refusal(f"expected a number, got {text!r}")
     return int(text or 0)
+
+
+def _choice(options: Mapping[str, str], name: str, choices: tuple[str, ...]) -> str:
+    """One of them; the first by default."""
+    chosen = options.get(name, choices[0])
+    if chosen not in choices:
+        raise _refusal(f"{name}: expected {' or '.join(choices)}")
+    return chosen
 
 
 def _timeout(options: Mapping[str, str]) -> float:

@@ -114,6 +114,25 @@ class RedisServer:
             self._process.send_signal(number)
 
 
+@contextlib.contextmanager
+def running_sentinel(folder: Path, *lines: str) -> Iterator[int]:
+    """With these lines of configuration; gives its port."""
+    port = free_port()
+    config = folder / f"sentinel{port}.conf"
+    config.write_text("\n".join([f"port {port}", "bind 127.0.0.1", *lines]))
+    words = ["redis-server", str(config), "--sentinel"]
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    with subprocess.Popen(words, stdout=subprocess.PIPE, env=environment) as sentinel:
+        try:
+            assert sentinel.stdout is not None
+            for line in sentinel.stdout:
+                if b"Sentinel ID is" in line:
+                    break
+            yield port
+        finally:
+            sentinel.kill()
+
+
 def running_server(folder: Path, *options: str) -> Iterator[RedisServer]:
     """For fixtures."""
     server = RedisServer(folder, *options)

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from redis_server import RedisServer, free_port, running_server
+from redis_server import RedisServer, free_port, running_sentinel, running_server
 from remote_host import TIMEOUT_S, Host
 from test_cache import CHUNK, Engine, prompt
 
 from radixkv import Namespace
 from radixkv.config import CacheConfig
+from radixkv.remote_url import parse_remote
+from radixkv.tiers.redis import inspect_server
 
 
 @pytest.fixture(scope="module")
@@ -371,6 +373,27 @@ def test_a_cluster_is_refused_by_name(tmp_path):
     for server in running_server(tmp_path, "--cluster-enabled", "yes"):
         with Host(server.tcp_url) as host:
             assert "part of a cluster" in host.wait_for(serves=False)
+
+
+def test_sentinels_say_where_the_server_is(server, tmp_path):
+    tokens = prompt(1, 2 * CHUNK)
+    watched = f"sentinel monitor cache 127.0.0.1 {server.port} 1"
+    with (
+        running_sentinel(tmp_path, "requirepass theirs") as ignorant,
+        running_sentinel(tmp_path, "requirepass theirs", watched) as knowing,
+    ):
+        places = f"127.0.0.1:{free_port()},127.0.0.1:{ignorant}"
+        url = f"redis+sentinel://{places},127.0.0.1:{knowing}/cache/?sentinel_password=theirs"
+        with Host(url) as first, Host(server.unix_url) as second:
+            rows = first.keep(tokens)
+            second.wait_for()
+            assert np.array_equal(second.find(tokens), rows)
+        assert inspect_server(parse_remote(url)).version
+
+        with Host(url.replace("/cache/", "/others/")) as stranger:
+            assert "knows no others" in stranger.wait_for(serves=False)
+        with Host(url.replace("theirs", "mine")) as intruder:
+            assert "password" in intruder.wait_for(serves=False)
 
 
 def test_who_is_no_redis_is_cut_off(tmp_path):

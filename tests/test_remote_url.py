@@ -11,7 +11,7 @@ from radixkv.cli.check_remotes import check_remotes
 from radixkv.cli.checks import Check
 from radixkv.config import CacheConfig
 from radixkv.errors import ConfigError
-from radixkv.remote_url import parse_remote
+from radixkv.remote_url import RedisUrl, parse_remote
 
 
 def test_a_url_says_where_and_how():
@@ -59,6 +59,11 @@ def test_a_socket_has_a_path_and_an_encrypted_server_a_certificate():
         ("redis://host?tll=1s", "unknown option 'tll'"),
         ("redis://host?ttl=soon", "ttl: expected a duration"),
         ("redis://host?timeout=0", "timeout: expected more than 0"),
+        ("redis://host?verify=maybe", "verify: expected yes or no"),
+        ("redis+sentinel://one,two/", "the name of the server"),
+        ("redis+sentinel://one:x/cache", "a port"),
+        ("mooncake://host?protocol=infiniband", "protocol: expected tcp or rdma"),
+        ("mooncake://host?pin=hard", "pin: expected no or soft"),
         ("redis://host?write=back", "write: expected through, evict or seen:2"),
         ("mooncake://host?write=seen:0", "write: expected through, evict or seen:2"),
     ],
@@ -76,8 +81,19 @@ def test_what_is_no_list_of_urls_is_refused(remotes):
     assert "secret" not in str(caught.value)
 
 
+def test_sentinels_are_several_hosts_and_a_name():
+    url = parse_remote("rediss+sentinel://me:it@one,two:7/cache/3?sentinel_password=theirs")
+
+    assert isinstance(url, RedisUrl)
+    assert (url.sentinels, url.master_name) == ((("one", 26379), ("two", 7)), "cache")
+    assert (url.host, url.database, url.tls) == ("", 3, True)
+    assert (url.username, url.password, url.sentinel_password) == ("me", "it", "theirs")
+    assert str(url) == "cache by sentinels, database 3"
+
+
 def test_passwords_are_shown_to_nobody():
-    config = CacheConfig.from_mapping({"remotes": ["redis://me:secret@host"]})
+    sentinel = "redis+sentinel://:secret@host/cache?sentinel_password=secret"
+    config = CacheConfig.from_mapping({"remotes": ["redis://me:secret@host", sentinel]})
 
     assert "secret" not in repr(config)
     assert str(config.remotes[0]) == "host:6379, database 0"

@@ -127,7 +127,9 @@ void bind_remote_options(py::module_& module) {
       .def_readwrite("ca_file", &RedisEndpoint::ca_file)
       .def_readwrite("verifies_server", &RedisEndpoint::verifies_server)
       .def_readwrite("timeout_s", &RedisEndpoint::timeout_s)
-      .def_readwrite("ttl_s", &RedisEndpoint::ttl_s);
+      .def_readwrite("ttl_s", &RedisEndpoint::ttl_s)
+      .def_readwrite("sentinels", &RedisEndpoint::sentinels)
+      .def_readwrite("master_name", &RedisEndpoint::master_name);
   bind_outside_objects(module);
   module.attr("MAX_HEAD_BYTES") = kMaxHeadBytes;
 }

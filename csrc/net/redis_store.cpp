@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "net/rungs.h"
+#include "net/sentinel.h"
 
 namespace radixkv {
 namespace {
@@ -28,7 +29,9 @@ CompletionStatus status_of(const RespError& error) {
 }  // namespace
 
 RedisStore::RedisStore(const ObjectShape& shape, const RedisEndpoint& endpoint, int wake_fd)
-    : shape_(shape), endpoint_(endpoint), connection_(endpoint, wake_fd) {}
+    : shape_(shape), endpoint_(endpoint), connection_(find_server(endpoint, wake_fd), wake_fd) {
+  connection_.open_database(endpoint);
+}
 
 void RedisStore::ping() {
   limit_time(0);

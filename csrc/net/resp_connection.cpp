@@ -9,6 +9,7 @@ namespace {
 
 constexpr std::size_t kMaxLineBytes = 4096;
 constexpr std::int64_t kMaxTextBytes = 1 << 20;
+constexpr std::int64_t kMaxTexts = 64;
 // Of a payload, received at once: small enough to be still in the cache when it is checked.
 constexpr std::size_t kPieceBytes = 512 << 10;
 // Received behind a payload in the same call: its end and the next reply's head.
@@ -34,9 +35,15 @@ void append_request(std::string* out, std::initializer_list<std::string_view> ar
 }
 
 RespConnection::RespConnection(const RedisEndpoint& endpoint, int wake_fd)
-    : stream_(connect_stream(endpoint, wake_fd)) {
+    : stream_(connect_stream(endpoint, wake_fd)) {}
+
+void RespConnection::open_database(const RedisEndpoint& endpoint) {
+  std::string request;
+  append_request(&request, {"SELECT", std::to_string(endpoint.database)});
   try {
     sign_in(endpoint);
+    send(request);
+    read_number();
   } catch (const RespError& error) {
     throw NetFailure(NetFailure::Kind::kRefused, error.text);
   }
@@ -44,16 +51,14 @@ RespConnection::RespConnection(const RedisEndpoint& endpoint, int wake_fd)
 }
 
 void RespConnection::sign_in(const RedisEndpoint& endpoint) {
-  std::string requests;
-  const bool has_password = !endpoint.password.empty();
-  if (has_password && endpoint.username.empty()) {
-    append_request(&requests, {"AUTH", endpoint.password});
-  } else if (has_password) {
-    append_request(&requests, {"AUTH", endpoint.username, endpoint.password});
+  if (endpoint.password.empty()) return;
+  std::string request;
+  if (endpoint.username.empty()) {
+    append_request(&request, {"AUTH", endpoint.password});
+  } else {
+    append_request(&request, {"AUTH", endpoint.username, endpoint.password});
   }
-  append_request(&requests, {"SELECT", std::to_string(endpoint.database)});
-  send(requests);
-  if (has_password) read_number();
+  send(request);
   read_number();
 }
 
@@ -103,6 +108,18 @@ std::optional<std::string> RespConnection::read_text() {
   read_bytes(std::as_writable_bytes(std::span(text)));
   end_bytes();
   return text;
+}
+
+std::optional<std::vector<std::string>> RespConnection::read_texts() {
+  const std::string line = read_line();
+  if (line.starts_with('-')) throw RespError{line.substr(1)};
+  if (!line.starts_with('*')) parse_number("");
+  const std::int64_t count = parse_number(std::string_view(line).substr(1));
+  if (count < 0) return std::nullopt;
+  if (count > kMaxTexts) parse_number("");
+  std::vector<std::string> texts;
+  for (std::int64_t i = 0; i < count; ++i) texts.push_back(read_text().value_or(""));
+  return texts;
 }
 
 void RespConnection::read_bytes(std::span<std::byte> into, StreamedChecksum* checksum) {

@@ -35,9 +35,15 @@ void append_request(std::string* out, std::initializer_list<std::string_view> ar
 
 class RespConnection {
  public:
-  // Connects, signs in, and takes the database. Throws NetFailure with the server's reason, also
-  // where the server is part of a cluster: its keys would be spread over others.
+  // Connects.
   RespConnection(const RedisEndpoint& endpoint, int wake_fd);
+
+  // Signs in and takes the database. Throws NetFailure with the server's reason, also where the
+  // server is part of a cluster: its keys would be spread over others.
+  void open_database(const RedisEndpoint& endpoint);
+
+  // Says the password, if the endpoint has one. Throws RespError.
+  void sign_in(const RedisEndpoint& endpoint);
 
   void send(std::span<const iovec> parts) { stream_->send(parts); }
   void send(std::string_view requests);
@@ -50,6 +56,9 @@ class RespConnection {
   // A reply of bytes, whole; nullopt where there is no such key. Throws RespError.
   std::optional<std::string> read_text();
 
+  // A reply of several of these; nullopt where there is nothing of that name. Throws RespError.
+  std::optional<std::vector<std::string>> read_texts();
+
   // The length of a reply of bytes, which are to be read next and then ended; nullopt where there
   // is no such key. Throws RespError.
   std::optional<std::int64_t> read_length();
@@ -61,7 +70,6 @@ class RespConnection {
  private:
   static constexpr std::size_t kBufferBytes = 16 << 10;
 
-  void sign_in(const RedisEndpoint& endpoint);
   void refuse_cluster();
   std::string read_line();
   char next_char();

@@ -7,11 +7,14 @@ what surrounds it: what a URL means to it, and what an operator wants to know of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from radixkv import _native
 from radixkv.errors import TierError
 from radixkv.remote_url import RedisUrl
+
+if TYPE_CHECKING:
+    import redis
 
 
 def native_endpoint(url: RedisUrl) -> _native.RedisEndpoint:
@@ -28,7 +31,21 @@ def native_endpoint(url: RedisUrl) -> _native.RedisEndpoint:
     endpoint.verifies_server = url.verifies_server
     endpoint.timeout_s = url.timeout_s
     endpoint.ttl_s = url.ttl_s
+    endpoint.master_name = url.master_name
+    endpoint.sentinels = [_sentinel(url, host, port) for host, port in url.sentinels]
     return endpoint
+
+
+def _sentinel(url: RedisUrl, host: str, port: int) -> _native.RedisEndpoint:
+    sentinel = _native.RedisEndpoint()
+    sentinel.host = host
+    sentinel.port = port
+    sentinel.password = url.sentinel_password
+    sentinel.tls = url.tls
+    sentinel.ca_file = url.ca_file
+    sentinel.verifies_server = url.verifies_server
+    sentinel.timeout_s = url.timeout_s
+    return sentinel
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +79,7 @@ def inspect_server(url: RedisUrl) -> ServerFacts:
     import redis
 
     try:
-        with redis.Redis(**_client_options(url)) as client:
+        with _client(url) as client:
             info = client.info("server", "memory", "cluster", "stats")
     except redis.RedisError as error:
         raise TierError("redis", "connect", f"{url}: {error}") from error
@@ -76,20 +93,30 @@ def inspect_server(url: RedisUrl) -> ServerFacts:
     )
 
 
-def _client_options(url: RedisUrl) -> dict[str, Any]:
+def _client(url: RedisUrl) -> redis.Redis:
+    import redis
+    from redis.sentinel import Sentinel
+
     options: dict[str, Any] = {
-        "db": url.database,
-        "username": url.username or None,
-        "password": url.password or None,
         "socket_timeout": url.timeout_s,
         "socket_connect_timeout": url.timeout_s,
         "retry": None,
     }
-    if url.unix_path:
-        return options | {"unix_socket_path": url.unix_path}
-    options |= {"host": url.host, "port": url.port}
     if url.tls:
         options |= {"ssl": True, "ssl_ca_certs": url.ca_file or None}
         if not url.verifies_server:
             options |= {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
-    return options
+    user: dict[str, Any] = {
+        "username": url.username or None,
+        "password": url.password or None,
+        "db": url.database,
+    }
+    if url.sentinels:
+        sentinels: Any = Sentinel  # it has no types
+        theirs = options | {"password": url.sentinel_password or None}
+        asked = sentinels(url.sentinels, sentinel_kwargs=theirs, **options, **user)
+        client: redis.Redis = asked.master_for(url.master_name)
+        return client
+    if url.unix_path:
+        return redis.Redis(**options, **user, unix_socket_path=url.unix_path)
+    return redis.Redis(**options, **user, host=url.host, port=url.port)
