@@ -29,7 +29,8 @@ class PlainStream : public Stream {
     }
   }
 
-  std::size_t receive(std::span<const iovec> parts) override {
+  std::size_t receive(std::span<const iovec> parts, std::size_t enough) override {
+    wait_for(enough);
     msghdr message{};
     message.msg_iov = const_cast<iovec*>(parts.data());
     message.msg_iovlen = parts.size();
@@ -62,12 +63,23 @@ class PlainStream : public Stream {
     }
   }
 
+  // The socket counts as readable once so many bytes are there; one of this host at the first.
+  void wait_for(std::size_t enough) {
+    if (enough != low_mark_) {
+      const int mark = static_cast<int>(enough);
+      static_cast<void>(setsockopt(socket_.fd(), SOL_SOCKET, SO_RCVLOWAT, &mark, sizeof mark));
+      low_mark_ = enough;
+    }
+    if (enough > 1) socket_.wait(POLLIN);
+  }
+
   void wait_or_throw(short events) const {
     if (errno == EAGAIN || errno == EWOULDBLOCK) return socket_.wait(events);
     if (errno != EINTR) throw NetFailure(NetFailure::Kind::kClosed, std::strerror(errno));
   }
 
   Socket socket_;
+  std::size_t low_mark_ = 1;
 };
 
 }  // namespace

@@ -43,8 +43,9 @@ class Stream {
   // Sends all of the parts.
   virtual void send(std::span<const iovec> parts) = 0;
 
-  // Receives at least one byte, into the parts one after the other; how many.
-  virtual std::size_t receive(std::span<const iovec> parts) = 0;
+  // Receives at least one byte, into the parts one after the other; how many. Where the kernel can
+  // tell, it waits until `enough` have come: to be woken for each few costs both sides much.
+  virtual std::size_t receive(std::span<const iovec> parts, std::size_t enough) = 0;
 
   // No wait goes on beyond it.
   virtual void set_deadline(Clock::time_point deadline) = 0;

@@ -57,7 +57,7 @@ void TlsStream::send(std::span<const iovec> parts) {
   }
 }
 
-std::size_t TlsStream::receive(std::span<const iovec> parts) {
+std::size_t TlsStream::receive(std::span<const iovec> parts, std::size_t) {
   for (;;) {
     std::size_t count = 0;
     ERR_clear_error();

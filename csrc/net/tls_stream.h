@@ -17,7 +17,7 @@ class TlsStream : public Stream {
   TlsStream(const RedisEndpoint& endpoint, int wake_fd);
 
   void send(std::span<const iovec> parts) override;
-  std::size_t receive(std::span<const iovec> parts) override;
+  std::size_t receive(std::span<const iovec> parts, std::size_t enough) override;
   void set_deadline(Clock::time_point deadline) override { socket_.set_deadline(deadline); }
 
  private:
