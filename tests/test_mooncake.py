@@ -29,16 +29,16 @@ def server(tmp_path) -> Iterator[MooncakeServer]:
         server.close()
 
 
-def part_of(server: MooncakeServer) -> Host:
+def part_of(server: MooncakeServer, options: str = "") -> Host:
     """A host that keeps objects itself."""
-    return Host(f"{server.url}&segment=64MiB")
+    return Host(f"{server.url}&segment=64MiB{options}")
 
 
 def test_what_one_stored_the_other_finds(server):
     tokens = prompt(1, 6 * CHUNK + 5)
-    with part_of(server) as first, part_of(server) as second:
-        rows = first.keep(tokens)
+    with part_of(server, "&replicas=2&pin=soft") as first, part_of(server) as second:
         second.wait_for()
+        rows = first.keep(tokens)
 
         found = second.find(tokens)
 
@@ -92,6 +92,19 @@ def test_a_url_says_what_the_store_is_asked_for():
     assert (url.num_replicas, url.metadata, url.soft_pin) == (2, "P2PHANDSHAKE", False)
     with pytest.raises(ConfigError, match="segment: expected a size"):
         parse_remote("mooncake://host/?segment=much")
+
+
+def test_rdma_is_not_replaced_by_something_slower(tmp_path, monkeypatch):
+    monkeypatch.setattr(mooncake, "_RDMA_DEVICES", tmp_path)
+    url = parse_remote("mooncake://host/?protocol=rdma&devices=mlx5_0,mlx5_1")
+
+    assert "no RDMA device mlx5_0, mlx5_1" in mooncake.missing_device(url)
+    with Host("mooncake://127.0.0.1:1/?protocol=rdma") as host:
+        assert host.wait_for(serves=False) == "protocol=rdma: this host has no RDMA device"
+    (tmp_path / "mlx5_0").mkdir()
+    assert "no RDMA device mlx5_1" in mooncake.missing_device(url)
+    (tmp_path / "mlx5_1").mkdir()
+    assert mooncake.missing_device(url) is None
 
 
 def test_a_missing_library_is_named(monkeypatch):

@@ -6,7 +6,7 @@ from radixkv.cli.checks import Check, fail, ok, warn
 from radixkv.config import CacheConfig
 from radixkv.errors import TierError
 from radixkv.remote_url import MooncakeUrl, RemoteUrl
-from radixkv.tiers.mooncake import import_store
+from radixkv.tiers.mooncake import import_store, missing_device
 from radixkv.tiers.redis import ServerFacts, inspect_server
 from radixkv.units import approximate_size
 
@@ -19,7 +19,7 @@ def check_remotes(config: CacheConfig) -> list[Check]:
 def _check_remote(url: RemoteUrl) -> Check:
     name = f"remote {url}"
     if isinstance(url, MooncakeUrl):
-        return _check_mooncake(name)
+        return _check_mooncake(name, url)
     try:
         facts = inspect_server(url)
     except ImportError:
@@ -32,12 +32,15 @@ def _check_remote(url: RemoteUrl) -> Check:
     return _judge(name, facts)
 
 
-def _check_mooncake(name: str) -> Check:
+def _check_mooncake(name: str, url: MooncakeUrl) -> Check:
     """Its client waits 90 seconds for a master that is not there: it is not asked here."""
     try:
         import_store()
     except TierError as error:
         return fail(name, "its client cannot be imported", error.reason)
+    missing = missing_device(url)
+    if missing is not None:
+        return fail(name, missing, "say protocol=tcp, or name a device that this host has")
     return ok(name, "its client is here")
 
 

@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.2, 5.0
 _IDLE_CHECK_S = 1.0
 _LEAST_BYTES_PER_S = 20e6  # slower than this is as good as dead
 _PROBE = "rkv1:probe"
+_RDMA_DEVICES = Path("/sys/class/infiniband")
 _SETUP_TIMEOUT_S = 10.0
 _SETUP_PROGRAM = """
 import os, sys
@@ -78,6 +80,21 @@ def import_store() -> Any:
             "where there is no CUDA; both need libibverbs1 (Debian, Ubuntu)",
         ) from error
     return mooncake.store
+
+
+def missing_device(url: MooncakeUrl) -> str | None:
+    """Why the RDMA that a URL asks for cannot be had on this host; None where it can.
+
+    Mooncake itself would take TCP instead, and tell nobody.
+    """
+    if url.protocol != "rdma":
+        return None
+    there = {device.name for device in _RDMA_DEVICES.glob("*")}
+    wanted = set(filter(None, url.devices.split(",")))
+    if there and wanted <= there:
+        return None
+    missing = ", ".join(sorted(wanted - there))
+    return f"protocol=rdma: this host has no RDMA device {missing}".strip()
 
 
 class MooncakeTier:
@@ -299,6 +316,9 @@ class MooncakeTier:
 
     def _set_up(self) -> str | None:
         url = self._url
+        missing = missing_device(url)
+        if missing is not None:
+            return missing
         if not self._can_set_up():
             return "the master does not answer"
         store = self._module.MooncakeDistributedStore()
