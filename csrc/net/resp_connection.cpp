@@ -13,6 +13,7 @@ constexpr std::int64_t kMaxTexts = 64;
 // Of a payload, waited for and received at once: to be woken by the first bytes costs both sides a
 // quarter more CPU, and what is longer has left the cache when it is checked.
 constexpr std::size_t kPieceBytes = 512 << 10;
+constexpr std::size_t kUnixPieceBytes = 256 << 10;  // as much as a server's socket holds, by default
 // Received behind a payload in the same call: its end and the next reply's head.
 constexpr std::size_t kReadAhead = 256;
 
@@ -36,7 +37,8 @@ void append_request(std::string* out, std::initializer_list<std::string_view> ar
 }
 
 RespConnection::RespConnection(const RedisEndpoint& endpoint, int wake_fd)
-    : stream_(connect_stream(endpoint, wake_fd)) {}
+    : stream_(connect_stream(endpoint, wake_fd)),
+      piece_bytes_(endpoint.unix_path.empty() ? kPieceBytes : kUnixPieceBytes) {}
 
 void RespConnection::open_database(const RedisEndpoint& endpoint) {
   std::string request;
@@ -134,7 +136,7 @@ void RespConnection::read_bytes(std::span<std::byte> into, StreamedChecksum* che
   take(there);
   while (!into.empty()) {
     // The buffer is empty here, so that what comes behind the payload goes to its front.
-    const std::size_t piece = std::min(into.size(), kPieceBytes);
+    const std::size_t piece = std::min(into.size(), piece_bytes_);
     const bool is_last = piece == into.size();
     const std::size_t enough = piece > kBufferBytes ? piece : 1;
     const iovec parts[] = {{into.data(), piece}, {buffer_.data(), kReadAhead}};

@@ -75,6 +75,7 @@ class RespConnection {
   char next_char();
 
   std::unique_ptr<Stream> stream_;
+  const std::size_t piece_bytes_;
   std::array<std::byte, kBufferBytes> buffer_;
   std::size_t begin_ = 0;  // of what is received and not read
   std::size_t end_ = 0;

@@ -16,13 +16,31 @@
 namespace radixkv {
 namespace {
 
-constexpr int kBufferBytes = 4 << 20;
+// On its way to a server on this host: what is less than a cache is still there when it is read,
+// which costs both sides a third less CPU. For 10 Gbit/s and 1 ms it would be too little.
+constexpr int kLocalSendBytes = 256 << 10;
 
 std::string describe(int error) { return std::strerror(error); }
 
 void set_option(int fd, int level, int name, int value) {
   // Best effort: without it the connection is slower, not wrong.
   static_cast<void>(setsockopt(fd, level, name, &value, sizeof value));
+}
+
+// Whether both ends of a connection have one address.
+bool is_on_this_host(int fd) {
+  sockaddr_storage here{}, there{};
+  socklen_t here_size = sizeof here, there_size = sizeof there;
+  if (getsockname(fd, reinterpret_cast<sockaddr*>(&here), &here_size) != 0) return false;
+  if (getpeername(fd, reinterpret_cast<sockaddr*>(&there), &there_size) != 0) return false;
+  if (here.ss_family == AF_UNIX) return true;
+  if (here.ss_family == AF_INET) {
+    return reinterpret_cast<const sockaddr_in&>(here).sin_addr.s_addr ==
+           reinterpret_cast<const sockaddr_in&>(there).sin_addr.s_addr;
+  }
+  const auto& here6 = reinterpret_cast<const sockaddr_in6&>(here).sin6_addr;
+  const auto& there6 = reinterpret_cast<const sockaddr_in6&>(there).sin6_addr;
+  return std::memcmp(&here6, &there6, sizeof here6) == 0;
 }
 
 }  // namespace
@@ -71,11 +89,6 @@ void Socket::connect_to(const sockaddr* address, socklen_t length, const std::st
   if (fd_ >= 0) close(fd_);
   fd_ = socket(address->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
   if (fd_ < 0) throw NetFailure(NetFailure::Kind::kRefused, name + ": " + describe(errno));
-  if (address->sa_family ==
-      AF_UNIX) {  // those of TCP grow by themselves, but for being told a size
-    set_option(fd_, SOL_SOCKET, SO_RCVBUF, kBufferBytes);
-    set_option(fd_, SOL_SOCKET, SO_SNDBUF, kBufferBytes);
-  }
   int error = connect(fd_, address, length) == 0 ? 0 : errno;
   if (error == EINPROGRESS) {
     wait(POLLOUT);
@@ -83,6 +96,7 @@ void Socket::connect_to(const sockaddr* address, socklen_t length, const std::st
     getsockopt(fd_, SOL_SOCKET, SO_ERROR, &error, &size);
   }
   if (error != 0) throw NetFailure(NetFailure::Kind::kRefused, name + ": " + describe(error));
+  if (is_on_this_host(fd_)) set_option(fd_, SOL_SOCKET, SO_SNDBUF, kLocalSendBytes);
 }
 
 void Socket::wait(short events) const {
