@@ -13,7 +13,7 @@ constexpr std::int64_t kMaxTexts = 64;
 // Of a payload, waited for and received at once: to be woken by the first bytes costs both sides a
 // quarter more CPU, and what is longer has left the cache when it is checked.
 constexpr std::size_t kPieceBytes = 512 << 10;
-constexpr std::size_t kUnixPieceBytes = 256 << 10;  // as much as a server's socket holds, by default
+constexpr std::size_t kUnixPieceBytes = 256 << 10;  // a server has no more on its way
 // Received behind a payload in the same call: its end and the next reply's head.
 constexpr std::size_t kReadAhead = 256;
 
