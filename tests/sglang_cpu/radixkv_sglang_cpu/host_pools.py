@@ -6,6 +6,7 @@ Enough for `--hicache-io-backend direct --hicache-mem-layout layer_first`.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,13 +35,14 @@ def nothing(*_: Any, **__: Any) -> None:
 
 
 def install() -> None:
-    try:
-        common = importlib.import_module("sglang.srt.mem_cache.pool_host.common")
-    except ImportError:
-        return  # 0.5.15 keeps them elsewhere; HiCache is not run there
+    package = "sglang.srt.mem_cache"
+    common = importlib.import_module(f"{package}.pool_host.common")
     common.ALLOC_MEMORY_FUNCS["cpu"] = allocate
-    for name in ("common", "base", "mha", "mla"):
-        module = importlib.import_module(f"sglang.srt.mem_cache.pool_host.{name}")
+    # Pools for heads and for joint latents have modules of their own, but in 0.5.15.
+    are_apart = importlib.util.find_spec(f"{package}.pool_host.mha") is not None
+    pools = ("pool_host.mha", "pool_host.mla") if are_apart else ("memory_pool_host",)
+    for name in ("pool_host.common", "pool_host.base", *pools):
+        module = importlib.import_module(f"{package}.{name}")
         vars(module)["_cuda_host_unregister"] = nothing
-        if name in ("mha", "mla"):
+        if name in pools:
             vars(module)["transfer_kv_direct"] = copy_tokens
