@@ -20,7 +20,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import metadata
 from pathlib import Path
 from statistics import median
 
@@ -227,6 +228,7 @@ def measure_bulk(tcp_url: str, unix_url: str) -> None:
         )
     for kind, name in itertools.product(("", "unix "), ("get", "put")):
         raw = rates[f"{kind}socket"]
+        versions = {"redis": version_of(tcp_url)} | ({} if kind else version_of_lmcache())
         emit(
             f"redis.{kind.replace(' ', '_')}{name}_gbps",
             rates[f"{kind}{name}"],
@@ -235,7 +237,27 @@ def measure_bulk(tcp_url: str, unix_url: str) -> None:
             of_socket=round(median(rates[f"{kind}{name}"]) / median(raw), 3),
             best_of_socket=round(max(rates[f"{kind}{name}"]) / max(raw), 3),
             **({} if kind else beside_peers(rates, name)),
+            **versions,
         )
+
+
+def version_of(url: str) -> str:
+    """Of a Redis server."""
+    return str(redis.Redis.from_url(url).info("server")["redis_version"])
+
+
+def version_of_lmcache() -> dict[str, str]:
+    try:
+        return {"lmcache_version": metadata.version("lmcache")}
+    except metadata.PackageNotFoundError:
+        return {}
+
+
+def version_of_mooncake() -> str:
+    for name in ("mooncake-transfer-engine", "mooncake-transfer-engine-non-cuda"):
+        with suppress(metadata.PackageNotFoundError):
+            return metadata.version(name)
+    return "unknown"
 
 
 def redis_peers(url: str) -> dict[str, dict[str, Callable[[], float]]]:
@@ -361,6 +383,8 @@ def measure_mooncake(address: str) -> None:
             "GB/s",
             own_calls=round(median(rates[f"own {name}"]), 2),
             of_own_calls=round(median(rates[name]) / median(rates[f"own {name}"]), 3),
+            best_of_own_calls=round(max(rates[name]) / max(rates[f"own {name}"]), 3),
+            mooncake=version_of_mooncake(),
         )
     measure_lookups("mooncake", url)
 

@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 
 from harness import emit, progress
@@ -150,6 +151,7 @@ class TwoHosts:
             times["unknown"].append(unknown.first_token_s * 1e3)
         facts = {"wire": f"{rate}, 1 ms", "wire_gbps": round(wire_gbps, 4)}
         facts |= {"model": self._model.name, "tokens": self._num_tokens}
+        facts |= {"sglang": metadata.version("sglang")}
         emit(
             "two_hosts.known_to_the_other_ms",
             times["known"],
