@@ -9,9 +9,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import redis
 import wire
 from radixkv_sglang_cpu.call_timer import CALL_LIMIT_S
-from redis_server import RedisServer, free_port, running_server
+from redis_server import RedisServer, free_port, running_sentinel, running_server
 from remote_host import Host
 from remote_load import Load, load_host
 from test_cache import CHUNK, prompt
@@ -60,6 +61,30 @@ def test_a_server_that_comes_later_is_used(server):
 
         host.keep(prompt(1, CHUNK))
         assert host.counters.put == CHUNK
+
+
+@pytest.mark.soak
+def test_after_a_failover_the_new_server_is_used(server, tmp_path):
+    place = f"127.0.0.1 {server.port}"
+    lines = [f"sentinel monitor cache {place} 1", "sentinel down-after-milliseconds cache 300"]
+    folder = tmp_path / "replica"
+    folder.mkdir()
+    for replica in running_server(folder, "--replicaof", *place.split()):
+        with (
+            running_sentinel(tmp_path, *lines) as port,
+            Host(f"redis+sentinel://127.0.0.1:{port}/cache") as host,
+        ):
+            host.keep(prompt(1, CHUNK))
+            with redis.Redis(port=port) as sentinel:
+                while not sentinel.sentinel_slaves("cache"):
+                    os.sched_yield()
+
+            server.kill()
+
+            host.wait_for(serves=False)
+            host.keep(prompt(2, CHUNK))
+            assert host.counters.put == 2 * CHUNK
+            assert replica.objects()
 
 
 def test_a_cache_closes_while_its_server_hangs(server):
