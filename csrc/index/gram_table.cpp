@@ -1,15 +1,23 @@
 #include "index/gram_table.h"
 
+#include <cmath>
+
 namespace radixkv {
 
 namespace {
 
-constexpr std::size_t kLeastSlots = 16;
+constexpr double kLeastSlots = 24;
+constexpr double kGrowth = 1.5;  // from 80 % full to 53 %
 
 }  // namespace
 
-GramTable::Part::Part(std::size_t num_entries)
-    : hashes(num_entries * 15 / 8 + kLeastSlots),
+std::size_t GramTable::spare_slots(std::size_t number) {
+  const double phase = static_cast<double>(number) / kNumParts;
+  return static_cast<std::size_t>(kLeastSlots * std::pow(kGrowth, phase));
+}
+
+GramTable::Part::Part(std::size_t num_entries, std::size_t num_spare)
+    : hashes(num_entries * 15 / 8 + num_spare),
       chunks(hashes.size(), kNoChunk),
       ends(hashes.size()) {}
 

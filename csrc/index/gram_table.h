@@ -69,7 +69,7 @@ class GramTable {
     for (std::size_t at = 0; at < part.hashes.size(); ++at) {
       if (part.chunks[at] != kNoChunk && is_alive(part.place(at))) alive.push_back(at);
     }
-    Part fresh(alive.size());
+    Part fresh(alive.size(), spare_slots(number));
     for (const std::size_t at : alive) fresh.put(part.hashes[at], part.place(at));
     part = std::move(fresh);
   }
@@ -85,7 +85,7 @@ class GramTable {
     std::size_t num_used = 0;
 
     Part() = default;
-    explicit Part(std::size_t num_entries);
+    Part(std::size_t num_entries, std::size_t num_spare);
 
     std::size_t home(std::uint32_t hash) const { return std::uint64_t{hash} * hashes.size() >> 32; }
     std::size_t next(std::size_t at) const { return at + 1 < hashes.size() ? at + 1 : 0; }
@@ -97,6 +97,10 @@ class GramTable {
     void write(std::size_t at, GramPlace place);
     void put(std::uint32_t hash, GramPlace place);
   };
+
+  // Parts fill alike. So that they do not all become full at once, and hold up what is filed then,
+  // they begin with different sizes, and keep the ratio when they grow.
+  static std::size_t spare_slots(std::size_t number);
 
   static std::uint32_t hash_of(std::uint64_t key) { return static_cast<std::uint32_t>(key >> 24); }
 
