@@ -136,11 +136,10 @@ class CacheConfig:
         DEFAULT_POLICY,
         POLICIES[1:],
         "Which chunk leaves a full tier first; a prefix never leaves before what continues it. "
-        "reuse keeps what was found again n times n + 1 times as long, lru goes by "
-        "time alone, cost also by what it takes to compute, lfu by how often it was found, slru "
-        "tells apart what was found again, arc learns how much, fifo goes by what was stored "
-        "first. `radixkv replay` says "
-        "which one suits your requests.",
+        "reuse keeps what was found again the longer the oftener, and learns how long from what "
+        "comes back; lru goes by time alone, cost also by what it takes to compute, lfu by how "
+        "often it was found, slru tells apart what was found again, arc learns how much, fifo goes "
+        "by what was stored first. `radixkv replay` says which one suits your requests.",
     )
     tail_slack: int = settings.integer(
         "tail_slack",

@@ -63,7 +63,6 @@ MODEL_POLICIES = [
     ModelPolicy("lfu", lambda position, num_uses: min(num_uses, 63), lightest_first=True),
     ModelPolicy("slru", lambda position, num_uses: 8 if num_uses else 0),
     ModelPolicy("cost", lambda position, num_uses: steps(8 + position // 4096) - 12),
-    ModelPolicy("reuse", lambda position, num_uses: steps(num_uses + 1)),
 ]
 
 

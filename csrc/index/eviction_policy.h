@@ -34,9 +34,13 @@ struct EvictionPolicy {
   std::uint8_t (*weight)(const LeafFacts& facts);
   bool lightest_first;      // what is lighter leaves first, however short it has been idle
   bool is_renewed_by_uses;  // false: what counts is the time since it was stored
-  // Every weight but 0 stands for what a GhostList has learnt, so far, that it should be.
+  // How much longer what was found once may be idle than what was not, weight kFoundOnce against 0,
+  // is what a GhostList has learnt so far. What is heavier is so by as many steps more.
   bool learns = false;
 };
+
+// Twice as long.
+inline constexpr std::uint32_t kFoundOnce = 4;
 
 // One a file, policy_….cpp.
 extern const EvictionPolicy kFifo;

@@ -49,7 +49,7 @@ std::uint32_t LeafQueue::choose(std::uint64_t now) const {
 // What is lighter leaves first where the policy says so, however long it has been idle.
 std::uint64_t LeafQueue::idle(std::uint64_t now, std::uint64_t time, std::uint32_t weight) const {
   if (policy_.lightest_first) return 0;
-  if (policy_.learns && weight > 0) weight = ghosts_.num_steps();
+  if (policy_.learns && weight > 0) weight += ghosts_.num_steps() - kFoundOnce;
   return idle_for_weight(now > time ? now - time : 0, weight);
 }
 

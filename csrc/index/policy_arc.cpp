@@ -6,7 +6,7 @@ namespace radixkv {
 
 namespace {
 
-std::uint8_t weigh(const LeafFacts& facts) { return facts.num_uses > 0 ? 1 : 0; }
+std::uint8_t weigh(const LeafFacts& facts) { return facts.num_uses > 0 ? kFoundOnce : 0; }
 
 }  // namespace
 
