@@ -29,12 +29,11 @@ from sglang_ext.pool import describe_pool, engine_slots, stream_reader
 from sglang_ext.ranks import rank_group
 from sglang_ext.requests import (
     RequestState,
+    RequestTrees,
     is_served,
-    request_namespace,
     rid_of,
     set_state,
     state_of,
-    tree_name,
 )
 from sglang_ext.surface import HiCacheSurface, HostPool
 
@@ -88,7 +87,7 @@ class OutsideDevice(HiCacheSurface):
         )
         self._store_decode = config.store_decode
         self._overlap = not ctx.server_args.disable_overlap_schedule
-        self._trees: dict[tuple[Any, Any], int] = {}
+        self._trees = RequestTrees(self._namespace, self._kv.namespace_id)
         self._weights_era = 0
         self._weights_nonce = draw_nonce(group)
         self._holds_old_weights = False
@@ -141,10 +140,7 @@ class OutsideDevice(HiCacheSurface):
         if not is_served(req, key):
             set_state(req, None)
             return None
-        tree = self._trees.get(tree_name(key))
-        if tree is None:
-            tree = self._kv.namespace_id(request_namespace(self._namespace, key))
-            self._trees[tree_name(key)] = tree
+        tree = self._trees.of(key)
         state = state_of(req)
         if state is None or state.tree != tree:
             state = RequestState(key, tree, self._weights_era)
@@ -359,7 +355,7 @@ class OutsideDevice(HiCacheSurface):
         self._weights_era += 1
         nonce = f"{self._weights_nonce}:{self._weights_era}"
         self._namespace = new_weights(self._namespace, model_path, nonce)
-        self._trees.clear()
+        self._trees = RequestTrees(self._namespace, self._kv.namespace_id)
         # SGLang flushes the device only if the update asked for it; until it does, nothing there is
         # of use to us
         self._holds_old_weights = self._num_device_tokens() > 0

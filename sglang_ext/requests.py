@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from radixkv import Namespace, Prefetch
 
 _ATTRIBUTE = "radixkv_state"
+_MOST_TREES = 4096  # that are remembered by name
 
 
 @dataclass(slots=True)
@@ -68,10 +71,27 @@ def tree_name(source: Any) -> tuple[Any, Any]:
     return source.extra_key, getattr(source, "cache_salt", None) or None
 
 
-def request_namespace(base: Namespace, key: Any) -> Namespace:
-    """The engine's namespace with what a request adds to it."""
-    extra = tree_name(key)
-    return dataclasses.replace(base, request_key="" if extra == (None, None) else json.dumps(extra))
+class RequestTrees:
+    """The trees of requests: one for all that may share KV.
+
+    There may be as many salts as users: those of late are remembered, and others found again.
+
+    Args:
+        base: The engine's namespace, to which a request adds its name.
+        find: Finds the tree of a namespace, or makes it.
+    """
+
+    def __init__(self, base: Namespace, find: Callable[[Namespace], int]) -> None:
+        @functools.lru_cache(_MOST_TREES)
+        def find_by_name(name: tuple[Any, Any]) -> int:
+            request_key = "" if name == (None, None) else json.dumps(name)
+            return find(dataclasses.replace(base, request_key=request_key))
+
+        self._find_by_name = find_by_name
+
+    def of(self, source: Any) -> int:
+        """The tree of one of SGLang's keys or requests."""
+        return self._find_by_name(tree_name(source))
 
 
 def rid_of(request: Any) -> str:

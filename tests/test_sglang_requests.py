@@ -1,0 +1,47 @@
+"""Which requests of SGLang share a tree."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from radixkv import Namespace, RadixIndex
+from sglang_ext.requests import RequestTrees
+
+BASE = Namespace("model", "layout")
+
+
+def key(extra_key: str | None = None, cache_salt: str | None = None) -> Any:
+    """As much of SGLang's `RadixKey` as is looked at."""
+    return SimpleNamespace(extra_key=extra_key, cache_salt=cache_salt)
+
+
+def test_a_tree_is_shared_by_what_has_key_and_salt_in_common() -> None:
+    index = RadixIndex()
+    trees = RequestTrees(BASE, lambda namespace: index.namespace(namespace.digest()))
+    keys = [key(), key("a"), key(None, "a"), key("a", "b"), key("b", "a")]
+
+    found = [trees.of(each) for each in keys]
+
+    assert len(set(found)) == len(keys)
+    assert found[0] == index.namespace(BASE.digest()) == trees.of(key(None, ""))
+    assert [trees.of(each) for each in keys] == found
+
+
+def test_salts_without_end_are_not_all_remembered_and_keep_their_trees() -> None:
+    index = RadixIndex()
+    num_asked = 0
+
+    def find(namespace: Namespace) -> int:
+        nonlocal num_asked
+        num_asked += 1
+        return index.namespace(namespace.digest())
+
+    trees = RequestTrees(BASE, find)
+    salts = [f"user {number}" for number in range(10_000)]
+
+    found = [trees.of(key(None, salt)) for salt in salts]
+    again = [trees.of(key(None, salt)) for salt in reversed(salts)]
+
+    assert again[::-1] == found
+    assert len(salts) < num_asked < 2 * len(salts)
