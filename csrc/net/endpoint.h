@@ -17,7 +17,7 @@ struct RedisEndpoint {
   bool tls = false;
   std::string ca_file;          // empty: what the system trusts
   bool verifies_server = true;  // its certificate and name; of use only with `tls`
-  double timeout_s = 1.0;       // for a connection, and for each half megabyte at most
+  double timeout_s = 1.0;       // without a byte moving, and for a connection
   std::int64_t ttl_s = 0;       // after which the server forgets what is not used; 0: never
   std::vector<RedisEndpoint> sentinels;  // these know where the server is (net/sentinel.h)
   std::string master_name;               // as what they know it

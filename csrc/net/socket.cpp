@@ -103,6 +103,16 @@ void Socket::wait(short events) const {
   wait_for(fd_, events, wake_fd_, std::min(deadline_, Stream::Clock::now() + timeout_));
 }
 
+bool Socket::is_ready_within(Stream::Clock::duration moment, short events) const {
+  try {
+    wait_for(fd_, events, wake_fd_, std::min(deadline_, Stream::Clock::now() + moment));
+    return true;
+  } catch (const NetFailure& failure) {
+    if (failure.kind() != NetFailure::Kind::kTimeout) throw;
+    return false;
+  }
+}
+
 void wait_for(int fd, short events, int wake_fd, Stream::Clock::time_point until) {
   pollfd watched[] = {{fd, events, 0}, {wake_fd, POLLIN, 0}};
   for (;;) {

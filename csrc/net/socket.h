@@ -28,6 +28,9 @@ class Socket {
   // As wait_for, within the timeout and the deadline.
   void wait(short events) const;
 
+  // Whether it can be read or written within a moment. Throws kStopped as wait_for.
+  bool is_ready_within(Stream::Clock::duration moment, short events) const;
+
   void set_deadline(Stream::Clock::time_point deadline) { deadline_ = deadline; }
 
  private:

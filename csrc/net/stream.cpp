@@ -46,6 +46,7 @@ class PlainStream : public Stream {
 
  private:
   static constexpr std::size_t kMaxParts = 64;
+  static constexpr auto kMoment = std::chrono::milliseconds(20);
 
   std::size_t send_some(std::span<const iovec> parts, std::size_t offset) {
     std::array<iovec, kMaxParts> rest;
@@ -63,14 +64,17 @@ class PlainStream : public Stream {
     }
   }
 
-  // The socket counts as readable once so many bytes are there; one of this host at the first.
+  // Until so many bytes are there, unless they come slowly; on a unix socket until the first.
   void wait_for(std::size_t enough) {
-    if (enough != low_mark_) {
-      const int mark = static_cast<int>(enough);
-      static_cast<void>(setsockopt(socket_.fd(), SOL_SOCKET, SO_RCVLOWAT, &mark, sizeof mark));
-      low_mark_ = enough;
-    }
-    if (enough > 1) socket_.wait(POLLIN);
+    count_as_readable(enough);
+    if (enough > 1 && !socket_.is_ready_within(kMoment, POLLIN)) count_as_readable(1);
+  }
+
+  void count_as_readable(std::size_t num_bytes) {
+    if (num_bytes == low_mark_) return;
+    const int mark = static_cast<int>(num_bytes);
+    static_cast<void>(setsockopt(socket_.fd(), SOL_SOCKET, SO_RCVLOWAT, &mark, sizeof mark));
+    low_mark_ = num_bytes;
   }
 
   void wait_or_throw(short events) const {

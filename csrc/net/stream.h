@@ -44,7 +44,7 @@ class Stream {
   virtual void send(std::span<const iovec> parts) = 0;
 
   // Receives at least one byte, into the parts one after the other; how many. Where the kernel can
-  // tell, it waits until `enough` have come: to be woken for each few costs both sides much.
+  // tell, it waits a moment for `enough` of them: to be woken for each few costs both sides much.
   virtual std::size_t receive(std::span<const iovec> parts, std::size_t enough) = 0;
 
   // No wait goes on beyond it.
