@@ -224,6 +224,11 @@ class Planner:
         """Match and pin; `time` is the admission that uses it, None leaves recency alone."""
         return self.index.acquire(tokens, namespace, limit=limit, time=time, release_gil=False)
 
+    @property
+    def takes_stores(self) -> bool:
+        """Whether a store would be planned now: not too much is under way."""
+        return self._store_tokens_inflight < self._max_store_tokens
+
     def store(
         self,
         tokens: Tokens,
@@ -249,7 +254,7 @@ class Planner:
             The command, or None: all is kept, memory is full of what is pinned, or too much is
             under way.
         """
-        if self._store_tokens_inflight >= self._max_store_tokens:
+        if not self.takes_stores:
             self.counters.stores_dropped += 1
             return None
         if self._layout.block_tokens > 1:

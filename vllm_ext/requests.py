@@ -61,6 +61,8 @@ class RequestState:
         tokens: Its token ids as far as they are known, converted once.
         admission: Number of its admission, the recency of what it uses; 0 before it.
         local_tokens: What the device had when it was last matched.
+        due: Tokens that must have been computed before it needs to be looked at again.
+        joins_at_once: Whether the batch waits for its load, not the request for a later batch.
     """
 
     request: Any
@@ -70,6 +72,8 @@ class RequestState:
     tokens: array[int]
     admission: int = 0
     local_tokens: int = 0
+    due: int = 0
+    joins_at_once: bool = False
 
     def take_in_tokens(self) -> None:
         """Convert what was decoded since the last call."""

@@ -85,6 +85,8 @@ class SchedulerSide:
             self.events = TierEvents(self.planner.index, self._namespaces)
         self._requests: dict[str, RequestState] = {}
         self._loading: dict[int, str] = {}  # command id of a load → request
+        self._has_windows = any(group.window is not None for group in settings.groups)
+        self._outside: set[int] = set()  # loads whose requests wait outside the batch
         self._blocks = BlockBook(settings.block_tokens)
         self._outcomes: dict[int, Outcome] = {}  # of commands that some rank has not ended yet
         self._failed_loads: list[int] = []
@@ -121,6 +123,7 @@ class SchedulerSide:
         if state is None or not state.reads or num_local % self._block_tokens:
             return 0, False
         state.take_in_tokens()
+        state.joins_at_once = self._joins_at_once(state)
         limit = self._matchable(state)
         found = [
             self.planner.match(state.tokens, group.tree, limit=limit).num_memory_tokens
@@ -134,7 +137,7 @@ class SchedulerSide:
         self._end_prefetches(state)
         num_tokens = self._settings.layout.whole_blocks(min(found)) - num_local
         state.local_tokens = num_local
-        return (num_tokens, not self._settings.loads_sync) if num_tokens > 0 else (0, False)
+        return (num_tokens, not state.joins_at_once) if num_tokens > 0 else (0, False)
 
     def after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
         """The request has blocks: load what the last match promised into them."""
@@ -149,6 +152,8 @@ class SchedulerSide:
                 slots = block_slots(ids, self._block_tokens, first, last)
                 load = self.planner.load(handle, first, slots)
             self._loading[load.command_id] = request.request_id
+            if not state.joins_at_once:
+                self._outside.add(load.command_id)
             self._blocks.overwrite(ids, first)
 
     def hit_sources(self, request: Any, num_external_tokens: int) -> dict[str, int]:
@@ -187,8 +192,20 @@ class SchedulerSide:
         return state
 
     def _matchable(self, state: RequestState) -> int:
-        """At least one token is left to compute: it gives the next one."""
-        return self._settings.layout.whole_blocks(len(state.tokens) - 1)
+        """At least one token is left to compute: it gives the next one. Two where "auto" lets the
+        batch wait: one may be replayed as a graph that was captured whole, in which no layer waits.
+        """
+        num_left = 2 if state.joins_at_once and self._settings.loads == "auto" else 1
+        return self._settings.layout.whole_blocks(max(0, len(state.tokens) - num_left))
+
+    def _joins_at_once(self, state: RequestState) -> bool:
+        """Whether the batch waits for the request's load, layer by layer.
+
+        A request that is alone holds up nobody, and has its first token sooner.
+        """
+        if self._settings.loads == "auto":
+            return len(self._requests) == 1
+        return self._settings.loads == "sync"
 
     def _admission_of(self, state: RequestState) -> int:
         if not state.admission:
@@ -225,6 +242,7 @@ class SchedulerSide:
                 if num_computed >= group.stored_tokens + self._chunk_tokens:
                     self._store(state, group, num_computed, tail=False)
             self._blocks.note_held(state, num_computed)
+            state.due = self._due(state, num_computed)
         commands = self.planner.take_commands()
         for command in commands:
             if isinstance(command, Store):
@@ -240,8 +258,8 @@ class SchedulerSide:
         return plan
 
     def _follow(self, output: Any) -> Iterator[tuple[RequestState, int]]:
-        """Keep up with the blocks that requests have; gives those that ran before, with the number
-        of tokens that the steps before this one computed.
+        """Keep up with the blocks that requests have; gives those that are due, with the number of
+        tokens that the steps before this one computed.
 
         A request that runs for the first time is not among them: what it found on the device may
         be another request's that is computed in this very step.
@@ -258,6 +276,8 @@ class SchedulerSide:
             cached.req_ids, cached.new_block_ids, cached.num_computed_tokens, strict=True
         ):
             state = self._requests.get(req_id)
+            if blocks is None and (state is None or num_computed < state.due):
+                continue  # most requests in most steps
             if state is not None and num_computed < state.request.num_prompt_tokens:
                 num_prompt_tokens += output.num_scheduled_tokens[req_id]
             if req_id in cached.resumed_req_ids:
@@ -268,17 +288,23 @@ class SchedulerSide:
                 yield state, num_computed
         self._meter.note_computed(num_prompt_tokens)
 
+    def _due(self, state: RequestState, num_computed: int) -> int:
+        """Tokens that must have been computed before a request needs to be looked at again."""
+        if num_computed < state.request.num_prompt_tokens or self._has_windows:
+            return 0
+        return min(group.stored_tokens for group in state.groups) + self._chunk_tokens
+
     def _waiting(self, commands: Iterable[Any]) -> dict[int, str]:
         """Loads whose requests wait outside the batch until they hear of the end."""
-        if self._settings.loads_sync:
-            return {}
-        ids = (command.command_id for command in commands if isinstance(command, Load))
-        return {command_id: self._loading[command_id] for command_id in ids}
+        ids = [command.command_id for command in commands if isinstance(command, Load)]
+        return {load: self._loading[load] for load in ids if load in self._outside}
 
     def _store(
         self, state: RequestState, group: GroupState, num_computed: int, *, tail: bool
     ) -> None:
         """Keep what is not kept yet of the tokens that are computed: full chunks, or all blocks."""
+        if not tail and not self.planner.takes_stores:
+            return  # the next step tries again
         state.take_in_tokens()
         num_tokens = state.known_tokens(num_computed)
         if not self._settings.config.store_decode:
@@ -333,6 +359,7 @@ class SchedulerSide:
 
     def _end_load(self, command: Load, completion: Completion) -> None:
         state = self._requests.get(self._loading.pop(command.command_id))
+        self._outside.discard(command.command_id)
         if completion.status is not CompletionStatus.OK:
             self._failed_loads.append(command.command_id)
             if state is not None:

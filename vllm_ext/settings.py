@@ -10,7 +10,7 @@ from typing import Any
 from radixkv import CacheConfig, ConfigError, KVLayout
 from vllm_ext.layout import LayerGroup, describe_blocks, find_groups
 
-_LOADS = ("async", "sync")
+_LOADS = ("async", "sync", "auto")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,9 @@ class EngineSettings:
         block_tokens: Tokens in one of vLLM's blocks.
         num_blocks: Blocks on the device.
         group_id: For disk files that are made now, 16 bytes.
-        loads_sync: Whether a request joins the batch at once and waits for its loads layer by
-            layer, instead of joining when they are done. Never with several groups.
+        loads: "async": a request joins the batch when its loads are done. "sync": it joins at once
+            and the batch waits for them, layer by layer. "auto": at once where it is alone. With
+            several groups always "async".
         reads: Whether prompts are looked up.
         writes: Whether they are stored.
     """
@@ -38,7 +39,7 @@ class EngineSettings:
     block_tokens: int
     num_blocks: int
     group_id: bytes
-    loads_sync: bool
+    loads: str
     reads: bool
     writes: bool
 
@@ -47,7 +48,7 @@ def read_settings(vllm_config: Any, kv_cache_config: Any) -> EngineSettings:
     """Reads vLLM's configuration, and radixkv's own out of `kv_connector_extra_config`.
 
     There, `config` names a YAML file, or its keys stand there themselves; without either the file
-    that RADIXKV_CONFIG names counts. `loads` is "async" (default) or "sync".
+    that RADIXKV_CONFIG names counts. `loads` is "async" (default), "sync" or "auto".
 
     Raises:
         ConfigError: Names the wrong setting.
@@ -69,11 +70,27 @@ def read_settings(vllm_config: Any, kv_cache_config: Any) -> EngineSettings:
         block_tokens=kv_cache_config.kv_cache_groups[0].kv_cache_spec.block_size,
         num_blocks=kv_cache_config.num_blocks,
         group_id=hashlib.sha256(str(transfer.engine_id).encode()).digest()[:16],
-        # vLLM has no way to hear that a load of a request that runs has failed in one of several.
-        loads_sync=loads == "sync" and len(groups) == 1,
+        loads=_loads(loads, vllm_config, len(groups)),
         reads=transfer.is_kv_consumer,
         writes=transfer.is_kv_producer,
     )
+
+
+def _loads(asked: str, vllm_config: Any, num_groups: int) -> str:
+    if num_groups > 1:
+        return "async"  # vLLM cannot hear that a load of a request that runs failed in one of them
+    return "async" if asked == "auto" and _may_replay_prefills(vllm_config) else asked
+
+
+def _may_replay_prefills(vllm_config: Any) -> bool:
+    """Whether a few tokens or more may run as a graph that was captured whole, in which no layer
+    waits. With speculative decoding as many as are guessed pass for a decode step.
+    """
+    if vllm_config.speculative_config is not None:
+        return True
+    mode = getattr(getattr(vllm_config, "compilation_config", None), "cudagraph_mode", None)
+    mixed_mode = getattr(mode, "mixed_mode", None)
+    return mixed_mode is not None and mixed_mode().name == "FULL"
 
 
 def _read_config(extra: dict[str, Any]) -> CacheConfig:

@@ -49,15 +49,15 @@ class StatsReader:
 
     def __init__(self, planner: Planner) -> None:
         self._planner = planner
-        self._shown = dataclasses.asdict(planner.counters)
+        self._shown = dataclasses.replace(planner.counters)
 
     def take(self) -> RadixKVStats | None:
         """What happened since the last call; None if nothing did."""
-        counters = dataclasses.asdict(self._planner.counters)
+        counters = self._planner.counters
         if counters == self._shown:
-            return None
-        grown = {name: value - self._shown[name] for name, value in counters.items()}
-        self._shown = counters
+            return None  # in most steps
+        before, self._shown = self._shown, dataclasses.replace(counters)
+        grown = {name: getattr(counters, name) - getattr(before, name) for name in COUNTERS}
         return RadixKVStats(data=grown | self._planner.levels())
 
 

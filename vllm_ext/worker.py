@@ -48,6 +48,8 @@ class WorkerSide:
         self._copies: dict[int, Store | Load] = {}  # under way
         self._waiting: dict[int, str] = {}  # load → request that waits outside the batch
         self._sync_loads: list[int] = []  # loads of the running step
+        self._layers_waited: set[int] = set()  # for which the running step has waited
+        self._unawaited: set[int] = set()  # loads of a step that did not wait for every layer
         self._ended: list[Completion] = []
         self._received: set[str] = set()
         self._lost_blocks: set[int] = set()
@@ -96,12 +98,17 @@ class WorkerSide:
         layer = self._layer_numbers.get(layer_name)
         if layer is None:
             return
+        self._layers_waited.add(layer)
         for command_id in self._sync_loads:
             if command_id in self._copies:
                 self.executor.wait_layer(command_id, layer, _LAYER_TIMEOUT_S, self._stream())
 
     def end_step(self) -> set[str]:
         """The step has computed: hear what ended; gives the requests whose loads have."""
+        if self._sync_loads and len(self._layers_waited) < len(self._layer_numbers):
+            logger.error("a step did not wait for its loads: what it computed is not used")
+            self._unawaited.update(self._sync_loads)
+        self._layers_waited.clear()
         self._await(self._sync_loads)
         self._sync_loads = []
         self._poll()
@@ -161,6 +168,9 @@ class WorkerSide:
             self._end(completion)
 
     def _end(self, completion: Completion) -> None:
+        if completion.command_id in self._unawaited:
+            self._unawaited.remove(completion.command_id)
+            completion = Completion(completion.command_id, 0, CompletionStatus.FAILED)
         self._ended.append(completion)
         copy = self._copies.pop(completion.command_id, None)
         if not isinstance(copy, Load):

@@ -158,7 +158,7 @@ def test_beside_another_connector(
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
-        ({"loads": "later"}, "loads: expected one of async, sync, got 'later'"),
+        ({"loads": "later"}, "loads: expected one of async, sync, auto, got 'later'"),
         ({"memry": {"size": "1GiB"}}, "unknown key 'memry.size'"),
     ],
 )
