@@ -152,7 +152,7 @@ class CacheConfig:
     )
     store_max_inflight: float = settings.fraction(
         "store.max_inflight",
-        0.25,
+        0.5,
         0.01,
         "Share of the engine's KV slots that stores under way may keep locked; above it a store "
         "is dropped and counted. Lower it if requests wait for slots, raise it if stores are "
