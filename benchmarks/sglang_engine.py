@@ -80,7 +80,7 @@ def start(cache: str, folder: Path, setup: Setup, is_made_up: bool) -> Any:
         tp_size=setup.ranks,
         chunked_prefill_size=16384,
         max_total_tokens=setup.device_tokens,
-        mem_fraction_static=0.5,
+        mem_fraction_static=0.8,  # several engines live at once, each with `device_tokens`
         log_level="warning",
         **(graphs if setup.has_graphs else {"disable_cuda_graph": True}),
         **CACHES[cache],

@@ -22,7 +22,15 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine_process import Times, add, emit_beside, measure, percentile, time_a_loop
+from engine_process import (
+    Times,
+    add,
+    emit_beside,
+    measure_in_turns,
+    percentile,
+    take_turn,
+    time_a_loop,
+)
 from harness import progress
 from load_shape import (
     ANSWER_TOKENS,
@@ -129,8 +137,10 @@ class Bench:
         loop.run_until_complete(self.no_reuse())  # compiles the kernels
         times: Times = {}
         for _ in range(FRESH_ROUNDS):
+            take_turn()
             add(times, {"no_reuse.prompts_per_s": loop.run_until_complete(self.no_reuse())})
         for _ in range(REUSE_ROUNDS):
+            take_turn()
             add(times, {"cpu_loop_ms": time_a_loop()} | loop.run_until_complete(self.reuse()))
         return times
 
@@ -143,7 +153,7 @@ def main() -> None:
         setup = Setup(DEVICE_TOKENS, has_disk=False, has_graphs=True)
         run_alone(only, setup, lambda engine: Bench(engine).run())
         return
-    values = {cache: measure(cache) for cache in CACHES}
+    values = measure_in_turns(list(CACHES))
     for name, ours in values["radixkv"].items():
         peers = ("plain", "hicache") if name.startswith("no_reuse") else ("hicache", "plain")
         unit = name.rpartition("_")[2]

@@ -3,7 +3,8 @@ or on disk?
 
     python benchmarks/sglang_ttft.py            # on a machine with a GPU and SGLang
 
-radixkv, then SGLang's own HiCache as the peer, on the same prompts, one at a time. The device keeps
+radixkv, and SGLang's own HiCache as the peer, on the same prompts, one at a time; both live at once
+and take turns. The device keeps
 little more than the longest of them, so that going through them in turn pushes each off the device
 before it is asked for again. Where a prompt's KV came from is checked in each answer
 (`cached_tokens_details`): a time whose tokens came from elsewhere is an error, not a row.
@@ -16,7 +17,7 @@ import random
 import time
 from typing import Any
 
-from engine_process import Times, emit_beside, measure
+from engine_process import Times, add, emit_beside, measure_in_turns, take_turn
 from harness import progress
 from sglang_engine import CACHES, PAGE, Setup, run_alone
 
@@ -56,14 +57,13 @@ class Bench:
         prompts = {length: self.prompt(length) for length in LENGTHS}
         for length, prompt in prompts.items():
             times[f"{length}.cold"] = [self.first_token_ms(prompt)]
-            times[f"{length}.device"] = [
-                self.first_token_ms(prompt, "device") for _ in range(ROUNDS)
-            ]
         time.sleep(2)  # what was computed last is still being copied out
         for _ in range(ROUNDS):
+            take_turn()
             for length, prompt in prompts.items():
                 host_ms = self.first_token_ms(prompt, "host")
-                times.setdefault(f"{length}.host", []).append(host_ms)
+                device_ms = self.first_token_ms(prompt, "device")
+                add(times, {f"{length}.host": host_ms, f"{length}.device": device_ms})
         if with_disk:
             time.sleep(15)
             self._engine.flush_cache()
@@ -79,9 +79,10 @@ def main() -> None:
     if only:
         run_alone(only, Setup(DEVICE_TOKENS), lambda engine: Bench(engine).run(only == "radixkv"))
         return
-    ours, theirs = measure("radixkv"), measure("hicache")
-    for name, values in ours.items():
-        emit_beside(f"ttft.sglang.{name}_ms", values, "ms", {"HiCache": theirs.get(name, [])})
+    values = measure_in_turns(("radixkv", "hicache"))
+    for name, ours in values["radixkv"].items():
+        peers = {"HiCache": values["hicache"].get(name, [])}
+        emit_beside(f"ttft.sglang.{name}_ms", ours, "ms", peers)
 
 
 if __name__ == "__main__":

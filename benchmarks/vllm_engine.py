@@ -22,6 +22,10 @@ _STEPS_AHEAD = 4  # more than vLLM schedules ahead
 _OURS = {"memory": {"size": f"{MEMORY_GIB}GiB"}, "prefetch": {"deadline": "60s"}}
 CONNECTORS: dict[str, dict[str, Any] | None] = {
     "radixkv": {"kv_connector": "RadixKVConnector", "kv_connector_extra_config": _OURS},
+    "radixkv-auto": {
+        "kv_connector": "RadixKVConnector",
+        "kv_connector_extra_config": _OURS | {"loads": "auto"},
+    },
     "radixkv-sync": {
         "kv_connector": "RadixKVConnector",
         "kv_connector_extra_config": _OURS | {"loads": "sync"},
@@ -72,7 +76,7 @@ class Setup:
             "max_model_len": min(131072, self.device_tokens - BLOCK),  # vLLM keeps a block
             "max_num_seqs": self.max_batch,
             "max_logprobs": 50,
-            "gpu_memory_utilization": 0.6,
+            "gpu_memory_utilization": 0.3,  # several engines live at once
             "num_gpu_blocks_override": self.device_tokens // BLOCK,
             "max_num_batched_tokens": 16384,
             "enable_prefix_caching": True,

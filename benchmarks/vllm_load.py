@@ -24,7 +24,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine_process import Times, add, emit_beside, measure, percentile, time_a_loop
+from engine_process import (
+    Times,
+    add,
+    emit_beside,
+    measure_in_turns,
+    percentile,
+    take_turn,
+    time_a_loop,
+)
 from harness import progress
 from load_shape import (
     ANSWER_TOKENS,
@@ -39,13 +47,13 @@ from load_shape import (
     REUSE_ROUNDS,
     TURN_TOKENS,
 )
-from vllm_engine import CONNECTORS, Engine, Setup, run_alone
+from vllm_engine import Engine, Setup, run_alone
 
 NUM_DECODING = 128
 DECODING_TOKENS = 128  # of each prompt, and as many of its answer
 NUM_STEPS = 60  # of a round
 STEP_ROUNDS = 7
-COMPARED = [name for name in CONNECTORS if name != "radixkv-sync"]
+COMPARED = ("radixkv", "native", "none")
 
 
 @dataclass
@@ -138,6 +146,7 @@ class Bench:
         watches = [Stopwatch(scheduler, name) for name in ("schedule", "update_from_output")]
         times: Times = {"steps.scheduler_us": [], "steps.whole_ms": []}
         for _ in range(STEP_ROUNDS):
+            take_turn()
             ids = [
                 self._engine.submit(self.tokens(DECODING_TOKENS), 2 * NUM_STEPS)
                 for _ in range(NUM_DECODING)
@@ -165,8 +174,10 @@ class Bench:
         self.no_reuse()  # compiles the kernels
         times: Times = {}
         for _ in range(FRESH_ROUNDS):
+            take_turn()
             add(times, {"no_reuse.prompts_per_s": self.no_reuse()})
         for _ in range(REUSE_ROUNDS):
+            take_turn()
             add(times, {"cpu_loop_ms": time_a_loop()} | self.reuse())
         return times | self.steps()
 
@@ -201,7 +212,7 @@ def main() -> None:
         setup = Setup(DEVICE_TOKENS, has_disk=False, has_graphs=not arguments.eager)
         run_alone(only, setup, lambda engine: Bench(engine).run())
         return
-    values = {connector: measure(connector) for connector in COMPARED}
+    values = measure_in_turns(COMPARED)
     for name, ours in values["radixkv"].items():
         order = ("native", "none") if name.startswith("reuse") else ("none", "native")
         unit = name.rpartition("_")[2]

@@ -3,14 +3,14 @@ or on disk, in vLLM?
 
     python benchmarks/vllm_ttft.py              # on a machine with a GPU and vLLM
 
-radixkv, then vLLM's own offloading as the peer, then vLLM alone, on the same prompts, one at a
-time. Before a prompt is asked for from memory the device is made to forget all. How many of its
-tokens were found is checked in each answer: a time whose tokens came from elsewhere is an error,
-not a row.
+radixkv, radixkv with loads that the batch waits for where a request is alone, and vLLM's own
+offloading as the peer, on the same prompts, one at a time; all three live at once and take turns.
+Before a prompt is asked for from memory the device is made to forget all. How many of its tokens
+were found is checked in each answer: a time whose tokens came from elsewhere is an error, not a
+row.
 
     stall      how long a request that is being decoded waits for its next token while a hit of
-               32,768 tokens comes in: with loads that the new request waits for outside the batch,
-               and with loads that the batch waits for layer by layer (`radixkv-sync`)
+               32,768 tokens comes in
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import argparse
 import random
 import time
 
-from engine_process import Times, emit_beside, measure
+from engine_process import Times, add, emit_beside, measure_in_turns, take_turn
 from harness import progress
 from vllm_engine import BLOCK, CONNECTORS, Engine, Setup, fetch_always, run_alone
 
@@ -27,6 +27,7 @@ LENGTHS = (8192, 32768, 65536, 100_000)
 STALL_LENGTH = 32768
 ROUNDS = 7
 DEVICE_TOKENS = 120_000
+COMPARED = ("radixkv", "radixkv-auto", "native")
 NUM_WARM_UP = 20  # tokens decoded before the hit comes in
 
 
@@ -60,20 +61,15 @@ class Bench:
         prompts = {length: self.prompt(length) for length in LENGTHS}
         for length, prompt in prompts.items():
             times[f"{length}.cold"] = [self.first_token_ms(prompt)]
-            times[f"{length}.device"] = [
-                self.first_token_ms(prompt, "device") for _ in range(ROUNDS)
-            ]
-        if self._connector == "none":
-            return times
         self._engine.settle()
         for _ in range(ROUNDS):
+            take_turn()
             for length, prompt in prompts.items():
                 self._engine.forget_on_device()
                 host_ms = self.first_token_ms(prompt, "host")
-                times.setdefault(f"{length}.host", []).append(host_ms)
-        times[f"{STALL_LENGTH}.stall"] = [
-            self.stall_ms(prompts[STALL_LENGTH]) for _ in range(ROUNDS)
-        ]
+                device_ms = self.first_token_ms(prompt, "device")
+                add(times, {f"{length}.host": host_ms, f"{length}.device": device_ms})
+            add(times, {f"{STALL_LENGTH}.stall": self.stall_ms(prompts[STALL_LENGTH])})
         if self._connector == "radixkv":
             times |= self.from_disk(prompts)
         return times
@@ -117,14 +113,14 @@ def main() -> None:
     only = parser.parse_args().only
     if only:
         fetch_always()
-        run_alone(only, Setup(DEVICE_TOKENS), lambda engine: Bench(only, engine).run())
+        setup = Setup(DEVICE_TOKENS, has_disk=only == "radixkv")
+        run_alone(only, setup, lambda engine: Bench(only, engine).run())
         return
-    values = {connector: measure(connector) for connector in CONNECTORS}
+    values = measure_in_turns(COMPARED)
     for name, ours in values["radixkv"].items():
         peers = {
             "vLLM's offloading": values["native"].get(name, []),
-            "vLLM alone": values["none"].get(name, []),
-            "radixkv, loads layer by layer": values["radixkv-sync"].get(name, []),
+            "radixkv, loads: auto": values["radixkv-auto"].get(name, []),
         }
         emit_beside(f"ttft.vllm.{name}_ms", ours, "ms", peers)
 
