@@ -11,6 +11,7 @@
 #include "bind/index_arguments.h"
 #include "bind/index_parts.h"
 #include "bind/shared_index.h"
+#include "bind/subtree_values.h"
 #include "index/radix_index.h"
 
 namespace radixkv::bind {
@@ -23,104 +24,11 @@ using namespace pybind11::literals;
 using PySubtree = py::typing::Tuple<py::array, py::array, py::array, py::array, py::array>;
 using PyExpired = py::typing::Tuple<py::array, py::array>;
 
-// Bytes of a quota, rounded down to whole units.
-std::optional<std::int64_t> quota_bytes(const std::optional<std::uint64_t>& num_units,
-                                        std::int64_t unit_bytes) {
-  if (!num_units) return std::nullopt;
-  return static_cast<std::int64_t>(*num_units) * unit_bytes;
-}
-
-// What a mark says, in bytes.
-struct PyMark {
-  MarkValues values;
-  std::int64_t unit_bytes;
-
-  std::optional<std::int64_t> quota(Tier tier) const {
-    return quota_bytes(values.quota_units[index_of(tier)], unit_bytes);
-  }
-  std::int64_t charged(Tier tier) const {
-    return static_cast<std::int64_t>(values.charged_units[index_of(tier)]) * unit_bytes;
-  }
-};
-
-struct PySubtreeStats {
-  SubtreeStats stats;
-  std::int64_t unit_bytes;
-
-  std::int64_t bytes(Tier tier) const {
-    return static_cast<std::int64_t>(stats.units[index_of(tier)]) * unit_bytes;
-  }
-};
-
 // Raises radixkv.errors.PinLimitError.
 [[noreturn]] void raise_pin_limit(const PinLimitError& error) {
   const py::object type = py::module_::import("radixkv.errors").attr("PinLimitError");
   PyErr_SetString(type.ptr(), error.what());
   throw py::error_already_set();
-}
-
-void bind_mark(py::module_& module) {
-  py::class_<PyMark>(module, "SubtreeMark", "What was said about a prefix.")
-      .def_property_readonly(
-          "digest",
-          [](const PyMark& self) {
-            return py::bytes(reinterpret_cast<const char*>(self.values.digest.data()),
-                             self.values.digest.size());
-          },
-          "The namespace's.")
-      .def_property_readonly(
-          "tokens",
-          [](const PyMark& self) {
-            return py::array_t<Token>(static_cast<py::ssize_t>(self.values.prefix.size()),
-                                      self.values.prefix.data());
-          },
-          "The prefix. Shape: (n,), uint32.")
-      .def_property_readonly("priority", [](const PyMark& self) { return self.values.priority; })
-      .def_property_readonly("time_to_live",
-                             [](const PyMark& self) { return self.values.time_to_live; })
-      .def_property_readonly("memory_quota_bytes",
-                             [](const PyMark& self) { return self.quota(Tier::kMemory); })
-      .def_property_readonly("disk_quota_bytes",
-                             [](const PyMark& self) { return self.quota(Tier::kDisk); })
-      .def_property_readonly(
-          "memory_charged_bytes", [](const PyMark& self) { return self.charged(Tier::kMemory); },
-          "What the quota is charged for; 0 without one.")
-      .def_property_readonly("disk_charged_bytes",
-                             [](const PyMark& self) { return self.charged(Tier::kDisk); })
-      .def_property_readonly(
-          "pins",
-          [](const PyMark& self) {
-            py::typing::Dict<py::str, std::optional<py::int_>> pins;
-            for (const auto& [owner, until] : self.values.pins) {
-              pins[py::str(owner)] = until == kForever ? py::object(py::none()) : py::int_(until);
-            }
-            return pins;
-          },
-          "Owners, and when their pins end; None is never.");
-}
-
-void bind_stats(py::module_& module) {
-  const auto count = [](std::uint64_t SubtreeStats::*member) {
-    return [member](const PySubtreeStats& self) { return self.stats.*member; };
-  };
-  py::class_<PySubtreeStats>(module, "SubtreeStats", "How much of a subtree is kept.")
-      .def_property_readonly("chunks", count(&SubtreeStats::chunks), "Kept on any tier.")
-      .def_property_readonly("tokens", count(&SubtreeStats::tokens), "Of these chunks.")
-      .def_property_readonly("hits", count(&SubtreeStats::hits),
-                             "Admissions that ended on one of them, after the one that stored it.")
-      .def_property_readonly("last_use", count(&SubtreeStats::last_use), "The youngest admission.")
-      .def_property_readonly(
-          "memory_chunks", [](const PySubtreeStats& self) { return self.stats.ready_chunks[0]; },
-          "Ready in memory.")
-      .def_property_readonly(
-          "disk_chunks", [](const PySubtreeStats& self) { return self.stats.ready_chunks[1]; },
-          "Ready on disk.")
-      .def_property_readonly(
-          "memory_bytes", [](const PySubtreeStats& self) { return self.bytes(Tier::kMemory); },
-          "Extents in memory, with those still being written.")
-      .def_property_readonly(
-          "disk_bytes", [](const PySubtreeStats& self) { return self.bytes(Tier::kDisk); },
-          "Extents on disk, with those still being written.");
 }
 
 void bind_limits(IndexClass& cls) {
@@ -321,8 +229,7 @@ void bind_subtree_reading(IndexClass& cls) {
 }  // namespace
 
 void bind_index_subtrees(py::module_& module, IndexClass& cls) {
-  bind_mark(module);
-  bind_stats(module);
+  bind_subtree_values(module);
   bind_limits(cls);
   bind_pins(cls);
   bind_moving(cls);

@@ -15,7 +15,7 @@ constexpr std::int64_t kPaceOf = 10;
 }  // namespace
 
 bool GhostList::note_came(std::uint64_t content) {
-  if (sets_.empty()) return false;
+  if (is_empty()) return false;
   file_last();
   for (Ghost& ghost : set_of(tag_of(content)).ghosts) {
     if (ghost.tag != tag_of(content) || ghost.when == 0) continue;
@@ -59,8 +59,8 @@ void GhostList::put(Ghost ghost) {
 void GhostList::make_table(std::uint64_t num_kept) {
   const std::size_t num_sets =
       std::max<std::size_t>(kLeastSets, (num_kept + num_kept / 4) / kInSet);
-  table_.emplace(num_sets * sizeof(Set));
-  sets_ = {reinterpret_cast<Set*>(table_->data()), num_sets};
+  sets_ = {};
+  sets_.resize(num_sets);
   counts_ = {0, 0};
   last_ = {};
 }

@@ -17,9 +17,8 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <optional>
-#include <span>
 #include <utility>
+#include <vector>
 
 #include "core/huge_pages.h"
 
@@ -27,6 +26,14 @@ namespace radixkv {
 
 class GhostList {
  public:
+  // `most_kept`: chunks that the tier will have at most, 0 where that is not known. Room for as
+  // many ghosts is made now, where nobody waits.
+  explicit GhostList(std::uint64_t most_kept = 0) {
+    if (most_kept > 0) make_table(most_kept);
+  }
+
+  bool is_empty() const { return counts_[0] + counts_[1] == 0 && last_.when == 0; }
+
   // A chunk left. `num_kept`: chunks that the tier has.
   void note_left(std::uint64_t content, bool was_found, std::uint64_t num_kept) {
     if (num_kept > sets_.size() * kInSet || sets_.empty()) make_table(num_kept);
@@ -64,8 +71,7 @@ class GhostList {
   void make_table(std::uint64_t num_kept);
   void learn(bool was_found);
 
-  std::optional<Mapping> table_;                 // none at first; its pages come as they are used
-  std::span<Set> sets_;                          // in it
+  std::vector<Set, HugePageAllocator<Set>> sets_;
   std::array<std::int64_t, 2> counts_ = {0, 0};  // of ghosts, by whether they were found
   Ghost last_ = {};  // what left last: filed with the next, when its set has come from memory
   std::uint32_t next_number_ = 0;                 // 1 … 2^31 - 1

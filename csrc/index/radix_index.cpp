@@ -18,17 +18,26 @@ std::uint32_t most_chunks(const IndexConfig& config, Tier tier) {
   return config.num_units[index_of(tier)] / kUnitsPerHeader;
 }
 
-// As many as full chunks fit, and some for tails. A tier without end expects nothing.
-std::uint32_t expected_chunks(const IndexConfig& config) {
-  constexpr std::uint64_t kMost = 1 << 24;
+constexpr std::uint64_t kMostExpected = 1 << 24;
+
+// As many as full chunks fit. A tier without end expects nothing.
+std::uint64_t expected_chunks(const IndexConfig& config, Tier tier) {
   const std::int64_t chunk_bytes = config.token_bytes * config.chunk_tokens;
   const std::int64_t chunk_units = (chunk_bytes + config.unit_bytes - 1) / config.unit_bytes;
+  const std::uint32_t num_units = config.num_units[index_of(tier)];
+  if (num_units >= kEndless) return 0;
+  return std::min(num_units / static_cast<std::uint64_t>(chunk_units), kMostExpected);
+}
+
+// In all, and some for tails.
+std::uint32_t expected_chunks(const IndexConfig& config) {
   std::uint64_t sum = 0;
-  for (const std::uint32_t num_units : config.num_units) {
-    if (num_units >= kEndless) continue;
-    sum += num_units / static_cast<std::uint64_t>(chunk_units) * 5 / 4;
-  }
-  return static_cast<std::uint32_t>(std::min(sum, kMost));
+  for (const Tier tier : kTiers) sum += expected_chunks(config, tier) * 5 / 4;
+  return static_cast<std::uint32_t>(std::min(sum, kMostExpected));
+}
+
+std::uint64_t expected_ghosts(const IndexConfig& config, Tier tier) {
+  return config.policy->learns ? expected_chunks(config, tier) : 0;
 }
 
 IndexConfig checked(const IndexConfig& config) {
@@ -53,6 +62,7 @@ IndexConfig checked(const IndexConfig& config) {
 RadixIndex::TierState::TierState(ChunkTable& chunks, const MarkTable& marks, Tier tier,
                                  const IndexConfig& config)
     : extents(config.num_units[index_of(tier)]),
+      ghosts(expected_ghosts(config, tier)),
       leaves(chunks, marks, tier, *config.policy, ghosts),
       max_chunks(most_chunks(config, tier)) {}
 

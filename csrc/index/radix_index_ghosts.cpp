@@ -38,6 +38,7 @@ void RadixIndex::note_ghost(ChunkId id, Tier which) {
 
 // REQUIRES: the policy learns, the chunk comes to the tier.
 void RadixIndex::know_again(ChunkId id, Tier which) {
+  if (tier(which).ghosts.is_empty()) return;
   const bool is_known = tier(which).ghosts.note_came(content_of(id));
   if (is_known && chunks_[id].num_uses == 0) set_uses(id, 1);
 }
