@@ -1,11 +1,10 @@
 """Mooncake's distributed store as a remote tier.
 
-    submit ─┬─ Lookup, Get ─▶ a lane that reads  ─┐
-            └─ Put ─────────▶ a lane that writes ─┴─▶ the executor's completions
+    submit ─┬─ Lookup, Get ─▶ a thread that reads  ─┐
+            └─ Put ─────────▶ a thread that writes ─┴─▶ the executor's completions
 
-Mooncake's client exists in Python only, so its threads are Python's (`mooncake_lane.py`); it frees
-the GIL while it moves bytes, and those go from and to the memory tier, which is registered with it
-once. Its calls
+Mooncake's client exists in Python only, so its threads are Python's; it frees the GIL while it
+moves bytes, and those go from and to the memory tier, which is registered with it once. Its calls
 cannot be interrupted: with a master that hangs each takes 30 seconds. So nobody waits for one
 beyond the timeout: what is queued behind it fails, and until the store answers again every command
 fails at once. Setting up without a master takes it 90 seconds, in which it keeps the GIL: it is
@@ -14,12 +13,14 @@ done here once a process of its own has done it.
 
 from __future__ import annotations
 
+import logging
+import queue
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,18 @@ from radixkv import _native
 from radixkv.commands import CompletionStatus, Get, Lookup, Put
 from radixkv.errors import TierError
 from radixkv.remote_url import MooncakeUrl
-from radixkv.tiers.mooncake_lane import Lane, RemoteCommand, StoreDownError, Turn
+
+logger = logging.getLogger(__name__)
+
+RemoteCommand = Put | Get | Lookup
 
 _OK, _NO_SPACE, _NOT_FOUND, _DOWN = 0, -200, -704, -900  # and below: no answer, or too late
+_MAX_CHUNKS = 4096
 _FIRST_BATCH, _MORE = 64, 4096
 _MOST_AT_ONCE = 256
 _LOCAL_BUFFER_BYTES = 16 << 20
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.2, 5.0
+_IDLE_CHECK_S = 1.0
 _LEAST_BYTES_PER_S = 20e6  # slower than this is as good as dead
 _PROBE = "rkv1:probe"
 _RDMA_DEVICES = Path("/sys/class/infiniband")
@@ -52,6 +58,10 @@ _KINDS = {
     Get: _native.CommandKind.GET,
     Lookup: _native.CommandKind.LOOKUP,
 }
+
+
+class StoreDownError(Exception):
+    """The store does not answer."""
 
 
 def import_store() -> Any:
@@ -121,8 +131,8 @@ class MooncakeTier:
         self._serves = False
         self.num_changes = 0
         self._closing = threading.Event()
-        self._reads = Lane(self, "reads", self._keep_store)
-        self._writes = Lane(self, "writes", None)
+        self._reads = _Lane(self, "reads", self._keep_store)
+        self._writes = _Lane(self, "writes", None)
         self._reads.start()
         self._writes.start()
 
@@ -144,7 +154,8 @@ class MooncakeTier:
         for lane in (self._reads, self._writes):
             if self._serves and lane.is_late:
                 self.cut_off("a call does not return")
-                for lookup in lane.take_late_lookups():
+                lookup = lane.take_lookup()
+                if lookup is not None:
                     self.fail(lookup)
 
     def close(self, drain_s: float) -> None:
@@ -152,8 +163,9 @@ class MooncakeTier:
         self._writes.drain(drain_s)
         self._closing.set()
         self.cut_off("closing")
-        deadline = time.monotonic() + 2 * self._url.timeout_s
-        ended = [lane.join(deadline) for lane in (self._reads, self._writes)]
+        for lane in (self._reads, self._writes):
+            lane.wake()
+        ended = [lane.join(self._url.timeout_s) for lane in (self._reads, self._writes)]
         if all(ended) and self._store is not None:
             self._store.close()
         self._store = None
@@ -202,10 +214,8 @@ class MooncakeTier:
         names = self._executor.chunk_names(lookup.parent_key, lookup.tokens)
         return self._count(names) * self._chunk_tokens
 
-    def move(self, command: Put | Get, heads: int, turn: Turn) -> None:
+    def move(self, command: Put | Get, heads: int) -> None:
         """Carry a command out, with room for heads at this address. On a lane's thread.
-
-        Bytes are moved in its turn; what else is to be done takes nobody's.
 
         Raises:
             StoreDownError: The store does not answer; the command has not ended.
@@ -219,7 +229,7 @@ class MooncakeTier:
             heads,
         )
         move = self._put if isinstance(command, Put) else self._get
-        num_ok, status = move(objects, turn)
+        num_ok, status = move(objects)
         self.end(command, num_ok, status, objects.num_bytes(num_ok))
 
     def _count(self, names: list[str]) -> int:
@@ -235,24 +245,23 @@ class MooncakeTier:
             batch = _MORE
         return first
 
-    def _put(self, objects: _native.OutsideObjects, turn: Turn) -> tuple[int, CompletionStatus]:
+    def _put(self, objects: _native.OutsideObjects) -> tuple[int, CompletionStatus]:
         held = objects.begin_put()
         names = [objects.name(index) for index in range(held)]
+        there = self._check(self._store.batch_is_exist(names)) if names else []
+        missing = [index for index in range(held) if there[index] != 1]
         addresses, sizes = objects.buffers(held)
         replicas = self._replicas()
         answers: list[int] = []
-        with turn:
-            there = self._check(self._store.batch_is_exist(names)) if names else []
-            missing = [index for index in range(held) if there[index] != 1]
-            for part in _in_parts(missing):
-                answers += self._check(
-                    self._store.batch_put_from_multi_buffers(
-                        [names[index] for index in part],
-                        [addresses[index] for index in part],
-                        [sizes[index] for index in part],
-                        replicas,
-                    )
+        for part in _in_parts(missing):
+            answers += self._check(
+                self._store.batch_put_from_multi_buffers(
+                    [names[index] for index in part],
+                    [addresses[index] for index in part],
+                    [sizes[index] for index in part],
+                    replicas,
                 )
+            )
         for index, answer in zip(missing, answers, strict=True):
             if answer != _OK:
                 is_full = answer == _NO_SPACE
@@ -260,26 +269,22 @@ class MooncakeTier:
         is_whole = held == len(objects)
         return held, CompletionStatus.OK if is_whole else CompletionStatus.CORRUPT
 
-    def _get(self, objects: _native.OutsideObjects, turn: Turn) -> tuple[int, CompletionStatus]:
+    def _get(self, objects: _native.OutsideObjects) -> tuple[int, CompletionStatus]:
         objects.begin_get()
         names = [objects.name(index) for index in range(len(objects))]
         addresses, sizes = objects.buffers(len(objects))
         answers: list[int] = []
-        with turn:
-            for part in _in_parts(range(len(names))):
-                some = slice(part[0], part[-1] + 1)
-                answers += self._check(
-                    self._store.batch_get_into_multi_buffers(
-                        names[some], addresses[some], sizes[some]
-                    )
-                )
+        for part in _in_parts(range(len(names))):
+            some = slice(part[0], part[-1] + 1)
+            answers += self._check(
+                self._store.batch_get_into_multi_buffers(names[some], addresses[some], sizes[some])
+            )
         for index, answer in enumerate(answers):
             if answer != sum(sizes[index]):
                 is_absent = answer == _NOT_FOUND
                 return index, CompletionStatus.ABSENT if is_absent else CompletionStatus.FAILED
             if not objects.finish_get(index):
-                with turn:
-                    self._store.batch_remove([names[index]], True)  # so that it is put anew
+                self._store.batch_remove([names[index]], True)  # so that it is put anew
                 return index, CompletionStatus.CORRUPT
         return len(objects), CompletionStatus.OK
 
@@ -302,8 +307,6 @@ class MooncakeTier:
         pause_s = _FIRST_PAUSE_S
         while not self.is_closing:
             reason = self._set_up() if self._store is None else self._probe()
-            if self._reads.is_late or self._writes.is_late:
-                reason = "a call does not return"
             if reason is None:
                 self._note(True, "")
                 return
@@ -330,7 +333,8 @@ class MooncakeTier:
         )
         if code != _OK:
             return f"setup failed with {code}"
-        heads = [*self._reads.heads(), *self._writes.heads()]
+        scratches = (lane.scratch for lane in (self._reads, self._writes))
+        heads = ((scratch.ctypes.data, scratch.nbytes) for scratch in scratches)
         for address, num_bytes in (self._pool, *heads):
             code = store.register_buffer(address, num_bytes)
             if code != _OK:
@@ -367,3 +371,106 @@ def _in_parts(indices: Sequence[int]) -> Iterator[Sequence[int]]:
     """As many as the client moves in one call: of 4,096 at once, it failed all but 1,024."""
     for first in range(0, len(indices), _MOST_AT_ONCE):
         yield indices[first : first + _MOST_AT_ONCE]
+
+
+class _Lane:
+    """A thread that carries out commands one after the other."""
+
+    def __init__(self, tier: MooncakeTier, name: str, recover: Callable[[], None] | None) -> None:
+        self._tier = tier
+        self._recover = recover
+        self._queue: queue.SimpleQueue[RemoteCommand | None] = queue.SimpleQueue()
+        self._late_at: float | None = None  # None: nothing is under way
+        self._lock = threading.Lock()
+        self._lookup: Lookup | None = None
+        self.scratch = np.zeros(_MAX_CHUNKS * _native.MAX_HEAD_BYTES, np.uint8)
+        self._thread = threading.Thread(target=self._run, name=f"radixkv-{name}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self._thread.start()
+
+    def offer(self, command: RemoteCommand) -> bool:
+        """False where it is not taken."""
+        if not self._tier.serves or len(command.chunks) > _MAX_CHUNKS:
+            return False
+        self._queue.put(command)
+        return True
+
+    def take_all(self) -> list[RemoteCommand]:
+        """What is queued, which is not carried out any more."""
+        taken: list[RemoteCommand] = []
+        while True:
+            try:
+                command = self._queue.get_nowait()
+            except queue.Empty:
+                return taken
+            if command is not None:
+                taken.append(command)
+
+    def wake(self) -> None:
+        """Let the thread look at whether it is to go on."""
+        self._queue.put(None)
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the command under way takes longer than it may."""
+        late_at = self._late_at
+        return late_at is not None and time.monotonic() > late_at
+
+    def take_lookup(self) -> Lookup | None:
+        """The lookup under way, whose answer is of no use any more."""
+        with self._lock:
+            lookup, self._lookup = self._lookup, None
+        return lookup
+
+    def drain(self, timeout_s: float) -> None:
+        """Wait until nothing is queued or under way."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline and self._tier.serves:
+            if self._queue.empty() and self._late_at is None:
+                return
+            time.sleep(0.01)
+
+    def join(self, timeout_s: float) -> bool:
+        """Whether the thread has ended."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while not self._tier.is_closing:
+            if self._recover is not None and not self._tier.serves:
+                self._recover()
+                continue
+            try:
+                command = self._queue.get(timeout=_IDLE_CHECK_S)
+            except queue.Empty:
+                continue
+            if command is not None:
+                self._carry_out(command)
+
+    def _carry_out(self, command: RemoteCommand) -> None:
+        self._late_at = time.monotonic() + self._tier.time_for(command)
+        try:
+            if isinstance(command, Lookup):
+                self._look_up(command)
+            else:
+                self._tier.move(command, self.scratch.ctypes.data)
+        except StoreDownError as error:
+            self._give_up(command, str(error))
+        except Exception as error:  # what the client throws must not end our thread
+            logger.exception("command %d failed", command.command_id)
+            self._give_up(command, repr(error))
+        finally:
+            self._late_at = None
+
+    def _look_up(self, lookup: Lookup) -> None:
+        self._lookup = lookup
+        num_tokens = self._tier.look_up(lookup)
+        if self.take_lookup() is not None:  # nobody has given it up meanwhile
+            self._tier.end(lookup, num_tokens, CompletionStatus.OK, 0)
+
+    def _give_up(self, command: RemoteCommand, reason: str) -> None:
+        self._tier.cut_off(reason)
+        if not isinstance(command, Lookup) or self.take_lookup() is not None:
+            self._tier.fail(command)
