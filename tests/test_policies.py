@@ -129,23 +129,26 @@ def test_an_unknown_policy_is_refused_with_the_known_ones():
 
 
 def count_hits(policy: Policy, num_rounds: int = 20) -> int:
-    """Twenty texts that everybody asks for, with 120 between that nobody asks for again."""
-    index = RadixIndex(chunk_tokens=2, memory_bytes=100 * 4096, policy=policy)  # 100 chunks
+    """200 texts that are asked for twice in a row and then not for long, with 4,000 between that
+    nobody asks for again. Counts the first of the two.
+    """
+    index = RadixIndex(chunk_tokens=2, memory_bytes=1000 * 4096, policy=policy)  # 1,000 chunks
     fresh = itertools.count(1000)
     num_hits = 0
     for _ in range(num_rounds):
-        for token in [*range(20), *itertools.islice(fresh, 120)]:
+        for token in [*range(200), *itertools.islice(fresh, 4000)]:
             text = np.array([token, token])
-            with index.acquire(text, time=next(admissions)) as handle:
-                num_hits += handle.num_tokens == 2
-            index.insert(text, time=next(admissions))
+            for is_first in (True, False) if token < 200 else (True,):
+                with index.acquire(text, time=next(admissions)) as handle:
+                    num_hits += is_first and handle.num_tokens == 2
+                index.insert(text, time=next(admissions))
     return num_hits
 
 
 @pytest.mark.parametrize("policy", ["arc", "reuse"])
 def test_it_learns_from_what_comes_back_after_it_left(policy):
     assert count_hits("lru") == 0
-    assert count_hits(policy) >= 20 * 15
+    assert count_hits(policy) >= 200 * 15
 
 
 def play(policy: Policy, seed: int) -> RadixIndex:

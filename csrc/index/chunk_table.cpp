@@ -90,6 +90,7 @@ void ChunkTable::make_blank(ChunkId id) {
   blank.generation = last.generation + 1;
   blank.span = last.span;
   blank.num_tokens = last.num_tokens;
+  blank.is_sampled = last.is_sampled;
   blank.is_alive = true;
   chunks_[id] = blank;
   states_[id] = 0;

@@ -68,6 +68,7 @@ struct Chunk {
   std::array<std::uint16_t, kNumTiers> uses = {0, 0};
   std::uint16_t num_uses = 0;  // see LeafFacts
   bool is_alive = false;       // false: a free slot
+  bool is_sampled = false;     // whether a policy that learns is told of it
 };
 static_assert(sizeof(Chunk) == 48);
 

@@ -10,8 +10,9 @@
 //   sets   [ tag when | tag when | … 8 ]      64 bytes, found by the tag: one cache line a call
 //
 // A ghost is a hash of a chunk's tokens and place: a wrong one costs a step in the wrong direction,
-// no more. About as many are remembered as the tier has chunks: the oldest of a set makes room. A
-// tier that has grown by much begins anew. Thread safety: one thread.
+// no more. One chunk in sixteen is followed, by its last token: a cold set costs as much as the
+// rest of an eviction. Of those about as many are remembered as the tier has: the oldest of a set
+// makes room. A tier that has grown by much begins anew. Thread safety: one thread.
 #pragma once
 
 #include <array>
@@ -21,6 +22,7 @@
 #include <vector>
 
 #include "core/huge_pages.h"
+#include "core/types.h"
 
 namespace radixkv {
 
@@ -29,13 +31,17 @@ class GhostList {
   // `most_kept`: chunks that the tier will have at most, 0 where that is not known. Room for as
   // many ghosts is made now, where nobody waits.
   explicit GhostList(std::uint64_t most_kept = 0) {
-    if (most_kept > 0) make_table(most_kept);
+    if (most_kept > 0) make_table(most_kept / kSampled);
   }
+
+  // Whether the lists are to be told of a chunk that ends with this token.
+  static bool is_sampled(Token last) { return (last * 0x9E3779B9u) >> 28 == 0; }
 
   bool is_empty() const { return counts_[0] + counts_[1] == 0 && last_.when == 0; }
 
   // A chunk left. `num_kept`: chunks that the tier has.
   void note_left(std::uint64_t content, bool was_found, std::uint64_t num_kept) {
+    num_kept /= kSampled;
     if (num_kept > sets_.size() * kInSet || sets_.empty()) make_table(num_kept);
     file_last();
     next_number_ = next_number_ == kFound - 1 ? 1 : next_number_ + 1;
@@ -53,6 +59,7 @@ class GhostList {
     std::uint32_t tag;
     std::uint32_t when;  // its number, and in the highest bit whether it was found; 0 for none
   };
+  static constexpr std::uint64_t kSampled = 16;  // one in so many
   static constexpr std::size_t kInSet = 8;
   struct alignas(64) Set {
     std::array<Ghost, kInSet> ghosts;

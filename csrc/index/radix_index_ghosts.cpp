@@ -15,13 +15,7 @@ std::uint64_t RadixIndex::content_of(ChunkId id) const {
   const Node& node = tree_[chunks_.node(id)];
   std::uint64_t hash = 0;
   if (node.start <= start) {
-    const Token* tokens = node.run.data() + (start - node.start);
-    // What leaves next is most often the chunk before it.
-    if (start - node.start >= span_tokens()) {
-      __builtin_prefetch(tokens - span_tokens());
-      __builtin_prefetch(tokens - span_tokens() + kMostTokens / 2);
-    }
-    hash = xxh3_64(tokens, (end - start) * sizeof(Token));
+    hash = xxh3_64(node.run.data() + (start - node.start), (end - start) * sizeof(Token));
   } else {
     std::vector<Token> tokens;
     append_tokens(id, tokens);
@@ -33,12 +27,14 @@ std::uint64_t RadixIndex::content_of(ChunkId id) const {
 // REQUIRES: the chunk is about to be evicted.
 void RadixIndex::note_ghost(ChunkId id, Tier which) {
   if (!config_.policy->learns) return;
-  tier(which).ghosts.note_left(content_of(id), chunks_[id].num_uses > 0, tier(which).num_ready);
+  const Chunk& chunk = chunks_[id];
+  if (!chunk.is_sampled) return;
+  tier(which).ghosts.note_left(content_of(id), chunk.num_uses > 0, tier(which).num_ready);
 }
 
 // REQUIRES: the policy learns, the chunk comes to the tier.
 void RadixIndex::know_again(ChunkId id, Tier which) {
-  if (tier(which).ghosts.is_empty()) return;
+  if (!chunks_[id].is_sampled || tier(which).ghosts.is_empty()) return;
   const bool is_known = tier(which).ghosts.note_came(content_of(id));
   if (is_known && chunks_[id].num_uses == 0) set_uses(id, 1);
 }

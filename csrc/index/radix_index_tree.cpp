@@ -90,6 +90,8 @@ void RadixIndex::grow(Path& path, const TokenRun& fresh, ChunkId parent) {
       chunk.parent = parent;
       chunk.span = span + i;
       chunk.num_tokens = static_cast<std::uint16_t>(span_tokens());
+      chunk.is_sampled =
+          GhostList::is_sampled(fresh.data()[(chunk.span + 1) * span_tokens() - start - 1]);
       parent = ids.offset + i;
       if (group != kNoMark) chunks_.set_group(parent, group);
       path.chunks.push_back(parent);
@@ -108,6 +110,8 @@ ChunkId RadixIndex::add_tail(Point point, ChunkId parent) {
   chunks_.node(id) = point.node;
   chunk.span = point.position / span_tokens();
   chunk.num_tokens = static_cast<std::uint16_t>(point.position % span_tokens());
+  const Node& node = tree_[point.node];
+  chunk.is_sampled = GhostList::is_sampled(node.run.data()[point.position - node.start - 1]);
   chunks_.set_next_tail(id, tree_[point.node].first_tail);
   tree_[point.node].first_tail = id;
   if (const MarkId group = governor(point, parent)) chunks_.set_group(id, group);
