@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from killed_script import kill_once_there
 from test_cache import CHUNK, Engine, open_cache, prompt
 from test_ranks import ThreadGroup, on_all_ranks, open_rank, tick_until_idle
 from test_transplant import store
@@ -80,15 +77,7 @@ with open_cache(engine, Path(sys.argv[1]), disk_durable="none") as cache:
 
 
 def test_kill_minus_nine_loses_no_more_than_the_last_moments(tmp_path):
-    with subprocess.Popen(
-        [sys.executable, "-c", KILLED, tmp_path / "disk"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        cwd=Path(__file__).parents[1],
-    ) as process:
-        assert process.stdout.readline() == b"there\n"
-        process.send_signal(signal.SIGKILL)
+    kill_once_there(KILLED, tmp_path / "disk")
 
     with open_cache(Engine(), tmp_path / "disk") as cache:
         assert known(cache) == EXPECTED

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from killed_script import kill_once_there
 from test_cache import CHUNK, MIB, NUM_SLOTS, Engine, open_cache, prompt, slots
 from test_ranks import ThreadGroup, on_all_ranks, open_rank
 
@@ -255,15 +252,7 @@ with open_cache(engine) as cache:
 @pytest.mark.parametrize("at", [1, 20])
 def test_kill_in_the_middle_leaves_the_file_before(file, at):
     file.write_bytes(b"before")
-    with subprocess.Popen(
-        [sys.executable, "-c", KILLED, file, str(at)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        cwd=Path(__file__).parents[1],
-    ) as process:
-        assert process.stdout.readline() == b"there\n"
-        process.send_signal(signal.SIGKILL)
+    kill_once_there(KILLED, file, str(at))
 
     assert file.read_bytes() == b"before"
 

@@ -35,7 +35,7 @@ class GhostList {
   }
 
   // Whether the lists are to be told of a chunk that ends with this token.
-  static bool is_sampled(Token last) { return (last * 0x9E3779B9u) >> 28 == 0; }
+  static bool is_sampled(Token last) { return (last * 0x9E3779B9u) >> (32 - kSampledBits) == 0; }
 
   bool is_empty() const { return counts_[0] + counts_[1] == 0 && last_.when == 0; }
 
@@ -59,7 +59,8 @@ class GhostList {
     std::uint32_t tag;
     std::uint32_t when;  // its number, and in the highest bit whether it was found; 0 for none
   };
-  static constexpr std::uint64_t kSampled = 16;  // one in so many
+  static constexpr int kSampledBits = 4;
+  static constexpr std::uint64_t kSampled = 1u << kSampledBits;  // one in so many
   static constexpr std::size_t kInSet = 8;
   struct alignas(64) Set {
     std::array<Ghost, kInSet> ghosts;
