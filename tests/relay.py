@@ -82,10 +82,14 @@ class Relay:
         asking: set[socket.socket],
     ) -> None:
         target = others[source]
-        data = source.recv(1 << 20)
+        try:
+            data = source.recv(1 << 20)
+        except ConnectionResetError:  # it closed with an answer unread: an end as good as any
+            data = b""
         if not data:
             del others[source], others[target]
-            target.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):  # it went first
+                target.shutdown(socket.SHUT_RDWR)
             return
         if data != _PING and source in clients:
             self.traffic.sent_bytes += len(data)
@@ -94,5 +98,5 @@ class Relay:
         elif data != _PING:
             self.traffic.received_bytes += len(data)
             asking.discard(target)
-        with contextlib.suppress(BrokenPipeError):  # it closed: the next read from it says so
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the next read says so
             target.sendall(data)
