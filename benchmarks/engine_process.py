@@ -1,123 +1,249 @@
 """How a benchmark runs several engines: each in a process of its own, on the same prompts.
 
-The benchmark starts itself once for every engine with `--only NAME`; that process prints its values
-as the last line. With `measure_in_turns` all engines live at once and go round by round, one at a
-time, so that a slow phase of the host hits all of them alike.
+The benchmark starts itself once for every engine with `--only NAME`. All engines live at once and
+go round by round, one at a time, so that a slow phase of the host hits all of them alike; the first
+turn of each is its start.
+
+    the benchmark ── go on ───────────▶ an engine: starts, or measures a round …
+                  ◀─ values so far ────            … and waits for its next turn
+
+What an engine has measured is here after each of its rounds: one that fails, and time that runs
+out, cost the rounds that are missing and no other. What an engine prints goes to stderr.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import math
 import os
-import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import traceback
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 from harness import emit, progress
 
 Times = dict[str, list[float]]
 _LOOP_STEPS = 200_000
-_TAKES_TURNS = "RADIXKV_BENCH_TURNS"
-_TURN_IS_OVER = "the turn is over"
+_CHANNEL = "RADIXKV_BENCH_CHANNEL"
+_POLL_S = 1.0
+_END_TIMEOUT_S = 10.0
+
+
+class Clock:
+    """When the engines have to end."""
+
+    def __init__(self, minutes: float) -> None:
+        self._end = time.monotonic() + minutes * 60
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() >= self._end
+
+    def stop(self) -> None:
+        """It is over now."""
+        self._end = 0.0
+
+
+class Side:
+    """One engine, seen from the benchmark: a process that has not begun yet.
+
+    Attributes:
+        name: What `--only` gets.
+        values: What it has measured so far.
+        is_complete: Whether that is all.
+    """
+
+    def __init__(self, name: str, folder: str) -> None:
+        self.name = name
+        self.values: Times = {}
+        self.is_complete = False
+        self._has_turn = False
+        self._channel, theirs = Pipe()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, *sys.argv, "--only", name],
+                stdin=subprocess.DEVNULL,
+                stdout=sys.stderr.fileno(),
+                env=os.environ | {_CHANNEL: str(theirs.fileno()), "TMPDIR": folder},
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+
+    def go_on(self, clock: Clock) -> bool:
+        """Let it have a turn; gives whether it wants another one."""
+        progress(f"{self.name}: its turn")
+        try:
+            self._channel.send(None)
+            self._has_turn = True
+            while not self._channel.poll(_POLL_S):
+                if clock.is_over:
+                    progress(f"{self.name}: time is up")
+                    return False
+                if self._process.poll() is not None and not self._channel.poll():
+                    raise EOFError
+            self.is_complete, self.values = self._channel.recv()
+            self._has_turn = False
+        except (EOFError, OSError):
+            self.end()
+            progress(f"{self.name}: FAILED, its process ended with {self._process.returncode}")
+            return False
+        if self.is_complete:
+            progress(f"{self.name}: all is measured: {json.dumps(self.values)}")
+        return not self.is_complete
+
+    def hang_up(self) -> None:
+        """Ask for nothing more: it ends by itself if it waits for a turn."""
+        self._channel.close()
+
+    def end(self) -> None:
+        """End it, in the middle of a turn if need be, and what it started."""
+        self.hang_up()
+        if not self._has_turn:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_END_TIMEOUT_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+def add_options(parser: ArgumentParser, names: Iterable[str]) -> None:
+    """The options of every benchmark that measures in turns."""
+    parser.add_argument("--only", choices=list(names), help="measure this one, print its values")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="print what is measured by then, and end"
+    )
+
+
+@contextlib.contextmanager
+def measured_in_turns(
+    names: Sequence[str], minutes: float = math.inf
+) -> Iterator[dict[str, Times]]:
+    """The values of several engines that all lived meanwhile, as far as each of them came. Where
+    they call `take_turn`, the next one goes on. SIGTERM is time that runs out.
+
+    Raises:
+        SystemExit: After the caller has done what it does with the values: some engines failed or
+            did not come to their end.
+    """
+    clock = Clock(minutes)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_called_at_sigterm(clock.stop))
+        sides = []
+        for name in names:
+            folder = stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="radixkv-bench-", ignore_cleanup_errors=True)
+            )
+            sides.append(Side(name, folder))
+            stack.callback(sides[-1].end)
+        for side in sides:
+            stack.callback(side.hang_up)  # before the first of them is waited for
+        going = sides
+        while going and not clock.is_over:
+            going = [side for side in going if side.go_on(clock)]
+        yield {side.name: side.values for side in sides}
+        incomplete = [side.name for side in sides if not side.is_complete]
+        if incomplete:
+            sys.exit(f"not all was measured of {', '.join(incomplete)}")
 
 
 def measure(name: str) -> Times:
     """Runs the calling benchmark, with `--only name` beside its own options, in a process of its
-    own; gives its values."""
-    progress(f"{name}: starting the engine")
-    command = [sys.executable, *sys.argv, "--only", name]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    values: Times = json.loads(done.stdout.splitlines()[-1])
-    return values
-
-
-def measure_in_turns(names: Sequence[str]) -> dict[str, Times]:
-    """As `measure`, for several engines that all live meanwhile. Where they call `take_turn`, the
-    next one goes on.
+    own; gives its values.
 
     Raises:
-        RuntimeError: One of them ended without values; what it said is on stderr.
+        SystemExit: The engine failed.
     """
-    values: dict[str, Times] = {}
-    with contextlib.ExitStack() as stack:
-        engines = {name: stack.enter_context(_engine(name)) for name in names}
-        while len(values) < len(names):
-            for name in names:
-                found = None if name in values else _go_on(name, engines[name])
-                if found is not None:
-                    values[name] = found
-    return values
+    with measured_in_turns([name]) as values:
+        return values[name]
 
 
 @contextlib.contextmanager
-def _engine(name: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that has not begun yet; killed if it has not ended by itself."""
-    process = subprocess.Popen(
-        [sys.executable, *sys.argv, "--only", name],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {_TAKES_TURNS: "1"},
-    )
+def _called_at_sigterm(call: Callable[[], None]) -> Iterator[None]:
+    def handle(number: int, frame: FrameType | None) -> None:
+        call()
+
+    before: Any = signal.signal(signal.SIGTERM, handle)
     try:
-        yield process
+        yield
     finally:
-        process.kill()
-        process.communicate()
+        signal.signal(signal.SIGTERM, before)
 
 
-def _go_on(name: str, process: subprocess.Popen[str]) -> Times | None:
-    """Lets an engine go on to the end of its turn; gives its values if it has measured all."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    with contextlib.suppress(BrokenPipeError):  # it is said below
-        process.stdin.write("\n")
-        process.stdin.flush()
-    last = ""
-    for line in process.stdout:
-        if line.rstrip() == _TURN_IS_OVER:
-            return None
-        last = line
-    if process.wait() or not last.startswith("{"):
-        raise RuntimeError(f"{name}: ended with {process.returncode} before it had all values")
-    values: Times = json.loads(last)
-    return values
+# --- in the process of an engine
 
 
-def take_turn() -> None:
-    """Between two rounds: lets the other engines run one, where there are others."""
-    if os.environ.get(_TAKES_TURNS):
-        print(_TURN_IS_OVER, flush=True)
-        sys.stdin.readline()
+@functools.cache
+def _benchmark() -> Connection | None:
+    """The benchmark that started this process; None where a person did."""
+    number = os.environ.get(_CHANNEL)
+    if number is None:
+        return None
+    os.set_inheritable(int(number), False)  # not for processes that the engine starts
+    return Connection(int(number))
+
+
+def take_turn(times: Times) -> None:
+    """Between two rounds: says what is measured so far, and lets the other engines run a round."""
+    benchmark = _benchmark()
+    if benchmark is not None:
+        benchmark.send((False, times))
+        _await_turn(benchmark)
+
+
+def _await_turn(benchmark: Connection) -> None:
+    try:
+        benchmark.recv()
+    except EOFError:
+        sys.exit("nobody waits for more rounds")
 
 
 def run_alone(run: Callable[[Path], Times]) -> None:
-    """The other side of `measure`: runs in a folder that goes afterwards, and prints the values."""
-    if os.environ.get(_TAKES_TURNS):
-        sys.stdin.readline()  # the others start first, or have started
-    folder = Path(tempfile.mkdtemp(prefix="radixkv-bench-"))
+    """The other side of `measure`: runs in a folder that goes afterwards, and says the values; on
+    stdout where a person asked.
+    """
+    benchmark = _benchmark()
+    if benchmark is not None:
+        _await_turn(benchmark)
     try:
-        values = run(folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    print(json.dumps(values), flush=True)
+        with tempfile.TemporaryDirectory(prefix="run-", ignore_cleanup_errors=True) as folder:
+            values = run(Path(folder))
+    except Exception:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)  # an engine that failed may have threads that never end
+    if benchmark is None:
+        print(json.dumps(values), flush=True)
+    else:
+        benchmark.send((True, values))
+
+
+# --- values
 
 
 def emit_beside(
     name: str, ours: Sequence[float], unit: str, peers: Mapping[str, Sequence[float]]
 ) -> None:
-    """A row of ours with the medians of its peers; the first one is the baseline."""
+    """A row of ours with the medians of its peers; the first one is the baseline, if it has any."""
     medians = {peer: statistics.median(values) for peer, values in peers.items() if values}
     extra: dict[str, object] = {peer: round(median, 3) for peer, median in medians.items()}
-    for peer, median in list(medians.items())[:1]:
-        ratio = round(statistics.median(ours) / median, 3) if median else None
-        extra |= {"baseline": round(median, 3), "baseline_name": peer, "ratio": ratio}
+    first = next(iter(peers))
+    if first in medians:
+        baseline = medians[first]
+        ratio = round(statistics.median(ours) / baseline, 3) if baseline else None
+        extra |= {"baseline": round(baseline, 3), "baseline_name": first, "ratio": ratio}
     emit(name, ours, unit, **extra)
 
 

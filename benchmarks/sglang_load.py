@@ -25,8 +25,9 @@ from typing import Any
 from engine_process import (
     Times,
     add,
+    add_options,
     emit_beside,
-    measure_in_turns,
+    measured_in_turns,
     percentile,
     take_turn,
     time_a_loop,
@@ -137,32 +138,33 @@ class Bench:
         loop.run_until_complete(self.no_reuse())  # compiles the kernels
         times: Times = {}
         for _ in range(FRESH_ROUNDS):
-            take_turn()
+            take_turn(times)
             add(times, {"no_reuse.prompts_per_s": loop.run_until_complete(self.no_reuse())})
         for _ in range(REUSE_ROUNDS):
-            take_turn()
+            take_turn(times)
             add(times, {"cpu_loop_ms": time_a_loop()} | loop.run_until_complete(self.reuse()))
         return times
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=CACHES, help=argparse.SUPPRESS)
-    only = parser.parse_args().only
+    add_options(parser, CACHES)
+    options = parser.parse_args()
+    only = options.only
     if only:
         setup = Setup(DEVICE_TOKENS, has_disk=False, has_graphs=True)
         run_alone(only, setup, lambda engine: Bench(engine).run())
         return
-    values = measure_in_turns(list(CACHES))
-    for name, ours in values["radixkv"].items():
-        peers = ("plain", "hicache") if name.startswith("no_reuse") else ("hicache", "plain")
-        unit = name.rpartition("_")[2]
-        emit_beside(
-            f"load.sglang.{name}",
-            ours,
-            "1/s" if unit == "s" else unit,
-            {peer: values[peer].get(name, []) for peer in peers},
-        )
+    with measured_in_turns(list(CACHES), options.minutes) as values:
+        for name, ours in values["radixkv"].items():
+            peers = ("plain", "hicache") if name.startswith("no_reuse") else ("hicache", "plain")
+            unit = name.rpartition("_")[2]
+            emit_beside(
+                f"load.sglang.{name}",
+                ours,
+                "1/s" if unit == "s" else unit,
+                {peer: values[peer].get(name, []) for peer in peers},
+            )
 
 
 if __name__ == "__main__":

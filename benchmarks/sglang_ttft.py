@@ -17,7 +17,7 @@ import random
 import time
 from typing import Any
 
-from engine_process import Times, add, emit_beside, measure_in_turns, take_turn
+from engine_process import Times, add, add_options, emit_beside, measured_in_turns, take_turn
 from harness import progress
 from sglang_engine import CACHES, PAGE, Setup, run_alone
 
@@ -59,7 +59,7 @@ class Bench:
             times[f"{length}.cold"] = [self.first_token_ms(prompt)]
         time.sleep(2)  # what was computed last is still being copied out
         for _ in range(ROUNDS):
-            take_turn()
+            take_turn(times)
             for length, prompt in prompts.items():
                 host_ms = self.first_token_ms(prompt, "host")
                 device_ms = self.first_token_ms(prompt, "device")
@@ -74,15 +74,16 @@ class Bench:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=CACHES, help=argparse.SUPPRESS)
-    only = parser.parse_args().only
+    add_options(parser, CACHES)
+    options = parser.parse_args()
+    only = options.only
     if only:
         run_alone(only, Setup(DEVICE_TOKENS), lambda engine: Bench(engine).run(only == "radixkv"))
         return
-    values = measure_in_turns(("radixkv", "hicache"))
-    for name, ours in values["radixkv"].items():
-        peers = {"HiCache": values["hicache"].get(name, [])}
-        emit_beside(f"ttft.sglang.{name}_ms", ours, "ms", peers)
+    with measured_in_turns(("radixkv", "hicache"), options.minutes) as values:
+        for name, ours in values["radixkv"].items():
+            peers = {"HiCache": values["hicache"].get(name, [])}
+            emit_beside(f"ttft.sglang.{name}_ms", ours, "ms", peers)
 
 
 if __name__ == "__main__":

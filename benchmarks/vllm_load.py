@@ -27,8 +27,9 @@ from typing import Any
 from engine_process import (
     Times,
     add,
+    add_options,
     emit_beside,
-    measure_in_turns,
+    measured_in_turns,
     percentile,
     take_turn,
     time_a_loop,
@@ -140,13 +141,12 @@ class Bench:
         progress(f"    no reuse: {rate:.2f} prompts a second")
         return rate
 
-    def steps(self) -> Times:
-        """Of each round the median over its steps, while all requests are being decoded."""
+    def steps(self, times: Times) -> None:
+        """Adds of each round the median over its steps, while all requests are being decoded."""
         scheduler = self._engine.scheduler
         watches = [Stopwatch(scheduler, name) for name in ("schedule", "update_from_output")]
-        times: Times = {"steps.scheduler_us": [], "steps.whole_ms": []}
         for _ in range(STEP_ROUNDS):
-            take_turn()
+            take_turn(times)
             ids = [
                 self._engine.submit(self.tokens(DECODING_TOKENS), 2 * NUM_STEPS)
                 for _ in range(NUM_DECODING)
@@ -162,24 +162,27 @@ class Bench:
                 self._engine.step()
                 whole.append(time.perf_counter() - began)
                 scheduling.append(sum(watch.seconds for watch in watches))
-            times["steps.scheduler_us"].append(percentile(scheduling, 50) * 1e6)
-            times["steps.whole_ms"].append(percentile(whole, 50) * 1e3)
+            found = {
+                "steps.scheduler_us": percentile(scheduling, 50) * 1e6,
+                "steps.whole_ms": percentile(whole, 50) * 1e3,
+            }
+            progress(f"    steps: {found}")
+            add(times, found)
             self._engine.abort(*ids)
         for watch in watches:
             watch.stop()
-        progress(f"    steps: {times}")
-        return times
 
     def run(self) -> Times:
         self.no_reuse()  # compiles the kernels
         times: Times = {}
         for _ in range(FRESH_ROUNDS):
-            take_turn()
+            take_turn(times)
             add(times, {"no_reuse.prompts_per_s": self.no_reuse()})
         for _ in range(REUSE_ROUNDS):
-            take_turn()
+            take_turn(times)
             add(times, {"cpu_loop_ms": time_a_loop()} | self.reuse())
-        return times | self.steps()
+        self.steps(times)
+        return times
 
 
 class Stopwatch:
@@ -204,24 +207,24 @@ class Stopwatch:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=COMPARED, help="measure this one, and print its values")
+    add_options(parser, COMPARED)
     parser.add_argument("--eager", action="store_true", help="without CUDA graphs")
-    arguments = parser.parse_args()
-    only = arguments.only
+    options = parser.parse_args()
+    only = options.only
     if only:
-        setup = Setup(DEVICE_TOKENS, has_disk=False, has_graphs=not arguments.eager)
+        setup = Setup(DEVICE_TOKENS, has_disk=False, has_graphs=not options.eager)
         run_alone(only, setup, lambda engine: Bench(engine).run())
         return
-    values = measure_in_turns(COMPARED)
-    for name, ours in values["radixkv"].items():
-        order = ("native", "none") if name.startswith("reuse") else ("none", "native")
-        unit = name.rpartition("_")[2]
-        emit_beside(
-            f"load.vllm.{name}",
-            ours,
-            "1/s" if unit == "s" else unit,
-            {peer: values[peer].get(name, []) for peer in order},
-        )
+    with measured_in_turns(COMPARED, options.minutes) as values:
+        for name, ours in values["radixkv"].items():
+            order = ("native", "none") if name.startswith("reuse") else ("none", "native")
+            unit = name.rpartition("_")[2]
+            emit_beside(
+                f"load.vllm.{name}",
+                ours,
+                "1/s" if unit == "s" else unit,
+                {peer: values[peer].get(name, []) for peer in order},
+            )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import argparse
 import random
 import time
 
-from engine_process import Times, add, emit_beside, measure_in_turns, take_turn
+from engine_process import Times, add, add_options, emit_beside, measured_in_turns, take_turn
 from harness import progress
 from vllm_engine import BLOCK, CONNECTORS, Engine, Setup, fetch_always, run_alone
 
@@ -63,7 +63,7 @@ class Bench:
             times[f"{length}.cold"] = [self.first_token_ms(prompt)]
         self._engine.settle()
         for _ in range(ROUNDS):
-            take_turn()
+            take_turn(times)
             for length, prompt in prompts.items():
                 self._engine.forget_on_device()
                 host_ms = self.first_token_ms(prompt, "host")
@@ -109,20 +109,21 @@ class Bench:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=CONNECTORS, help="measure this one, and print its values")
-    only = parser.parse_args().only
+    add_options(parser, CONNECTORS)
+    options = parser.parse_args()
+    only = options.only
     if only:
         fetch_always()
         setup = Setup(DEVICE_TOKENS, has_disk=only == "radixkv")
         run_alone(only, setup, lambda engine: Bench(only, engine).run())
         return
-    values = measure_in_turns(COMPARED)
-    for name, ours in values["radixkv"].items():
-        peers = {
-            "vLLM's offloading": values["native"].get(name, []),
-            "radixkv, loads: auto": values["radixkv-auto"].get(name, []),
-        }
-        emit_beside(f"ttft.vllm.{name}_ms", ours, "ms", peers)
+    with measured_in_turns(COMPARED, options.minutes) as values:
+        for name, ours in values["radixkv"].items():
+            peers = {
+                "vLLM's offloading": values["native"].get(name, []),
+                "radixkv, loads: auto": values["radixkv-auto"].get(name, []),
+            }
+            emit_beside(f"ttft.vllm.{name}_ms", ours, "ms", peers)
 
 
 if __name__ == "__main__":
