@@ -185,6 +185,28 @@ def test_a_chunk_of_several_parts_comes_back_whole(server):
         assert second.find(tokens).shape[1] == 0
 
 
+@pytest.mark.parametrize("num_bytes", [512 << 10, 2 << 20, 5 << 20])
+def test_a_long_value_that_ends_early_or_goes_on_is_a_miss_and_is_written_anew(server, num_bytes):
+    tokens = prompt(1, 128)
+    large = {"chunk_tokens": 128}  # a chunk has 3 MiB
+    with (
+        Host(server.unix_url, engine=Engine(row=4096, seed=1), **large) as first,
+        Host(server.unix_url, engine=Engine(row=4096, seed=1), **large) as second,
+    ):
+        rows = first.keep(tokens)
+        second.wait_for()
+        [key] = server.objects()
+        value = server.client.get(key)
+        server.client.set(key, value[:num_bytes].ljust(num_bytes, b"x"))
+
+        assert second.find(tokens).shape[1] == 0
+        assert second.counters.gets_corrupt == 128
+
+        first.cache.clear()
+        first.keep(tokens)
+        assert np.array_equal(second.find(tokens), rows)
+
+
 def test_tenants_share_nothing(server):
     tokens = prompt(1, 2 * CHUNK)
     with Host(server.unix_url) as first, Host(server.unix_url) as second:

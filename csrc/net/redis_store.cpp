@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "net/object_reader.h"
 #include "net/rungs.h"
 #include "net/sentinel.h"
 
@@ -141,64 +142,19 @@ std::int64_t RedisStore::send_rungs(const ChunkObject& object) {
 }
 
 StoreOutcome RedisStore::get(std::span<const ChunkObject> objects) {
-  std::string requests;
   std::int64_t num_bytes = 0;
-  for (const ChunkObject& object : objects) {
-    num_bytes += std::ssize(object.payload);
-    for (std::int64_t part = 0; part < object.num_parts(); ++part) {
-      append_request(&requests, {"GET", object_name(shape_, object.key, part)});
-    }
-  }
+  for (const ChunkObject& object : objects) num_bytes += std::ssize(object.payload);
   limit_time(num_bytes);
-  connection_.send(requests);
+  ObjectReader reader(shape_, objects, &connection_);
   StoreOutcome outcome{objects.size()};
   std::vector<const ChunkObject*> corrupt;
   for (std::size_t i = 0; i < objects.size(); ++i) {
-    const CompletionStatus status = read_object(objects[i]);
+    const CompletionStatus status = reader.read_next();
     if (status == CompletionStatus::kCorrupt) corrupt.push_back(&objects[i]);
     if (status != CompletionStatus::kOk && i < outcome.num_ok) outcome = {i, status};
   }
   for (const ChunkObject* object : corrupt) remove(*object);
   return outcome;
-}
-
-CompletionStatus RedisStore::read_object(const ChunkObject& object) {
-  std::vector<std::byte> head(object.head_bytes());
-  bool is_whole = true;
-  bool is_there = true;
-  bool is_refused = false;
-  StreamedChecksum checksum;
-  for (std::int64_t part = 0; part < object.num_parts(); ++part) {
-    const auto before = part == 0 ? std::span(head) : std::span<std::byte>();
-    try {
-      is_whole &= read_part(before, object.part(part), &checksum, &is_there);
-    } catch (const RespError&) {
-      is_refused = true;
-    }
-  }
-  if (is_refused) return CompletionStatus::kFailed;
-  if (!is_there) return CompletionStatus::kAbsent;
-  const bool is_right = is_whole && is_the_one(shape_, object, head, checksum.value());
-  return is_right ? CompletionStatus::kOk : CompletionStatus::kCorrupt;
-}
-
-// One reply. False, with the reply read all the same, where its length is not the expected one.
-bool RedisStore::read_part(std::span<std::byte> head, std::span<std::byte> payload,
-                           StreamedChecksum* checksum, bool* is_there) {
-  const std::optional<std::int64_t> length = connection_.read_length();
-  if (!length) {
-    *is_there = false;
-    return false;
-  }
-  const bool fits = *length == std::ssize(head) + std::ssize(payload);
-  if (fits) {
-    connection_.read_bytes(head);
-    connection_.read_bytes(payload, checksum);
-  } else {
-    connection_.skip_bytes(*length);
-  }
-  connection_.end_bytes();
-  return fits;
 }
 
 void RedisStore::remove(const ChunkObject& object) {

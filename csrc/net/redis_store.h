@@ -53,9 +53,6 @@ class RedisStore {
   std::size_t count_there(std::span<const Digest> keys);
   std::vector<Token> climb(const Digest& parent, std::span<const Token> tokens,
                            std::size_t* num_shared);
-  CompletionStatus read_object(const ChunkObject& object);
-  bool read_part(std::span<std::byte> head, std::span<std::byte> payload,
-                 StreamedChecksum* checksum, bool* is_there);
   void remove(const ChunkObject& object);
   void limit_time(std::int64_t num_bytes);
 
