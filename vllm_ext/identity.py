@@ -20,6 +20,8 @@ from vllm_ext.settings import EngineSettings
 
 logger = logging.getLogger(__name__)
 
+_MOST_TREES = 4096  # that are remembered by name
+
 # Settings that change the KV of given tokens, or how a block holds it.
 _MODEL = ("dtype", "quantization", "hf_overrides", "revision", "code_revision")
 _CACHE = ("cache_dtype", "block_size")
@@ -51,6 +53,9 @@ class Origin:
 class Namespaces:
     """The trees of one engine, by what requests bring along.
 
+    There may be as many salts as users: those of late are remembered, the others' trees found again
+    by their names.
+
     Args:
         planner: Has the trees.
         bases: The namespaces of a plain request, one for each group of layers.
@@ -60,9 +65,9 @@ class Namespaces:
         self._planner = planner
         self._bases = bases
         self._loras: dict[tuple[str, int, str], str] = {}
-        self._trees: dict[tuple[str, str], tuple[int, ...]] = {}
+        self._trees: dict[tuple[str, str], tuple[int, ...]] = {}  # those of late are last
         self._origins: dict[int, Origin] = {}
-        self._make_trees("", "", None, None)
+        self._remember(("", ""), self._make_trees("", "", None, None))
 
     def trees_of(self, request: Any) -> tuple[int, ...] | None:
         """A request's tree for each group of layers; None where they cannot be told."""
@@ -70,23 +75,33 @@ class Namespaces:
         lora = self._lora_of(lora_request)
         if lora is None:
             return None
-        key = request_key(request)
-        if (lora, key) not in self._trees:
-            name = None if lora_request is None else lora_request.lora_name
-            self._make_trees(lora, key, name, getattr(request, "cache_salt", None))
-        return self._trees[lora, key]
+        name = (lora, request_key(request))
+        trees = self._trees.pop(name, None)
+        if trees is None:
+            lora_name = None if lora_request is None else lora_request.lora_name
+            trees = self._make_trees(*name, lora_name, getattr(request, "cache_salt", None))
+        self._remember(name, trees)
+        return trees
 
     def origin_of(self, tree: int) -> Origin | None:
-        """Whose a tree is; None where no request of this engine has asked for it."""
+        """Whose a tree is; None where no request of this engine has asked for it of late."""
         return self._origins.get(tree)
 
-    def _make_trees(self, lora: str, key: str, lora_name: str | None, salt: str | None) -> None:
+    def _remember(self, name: tuple[str, str], trees: tuple[int, ...]) -> None:
+        self._trees[name] = trees
+        if len(self._trees) > _MOST_TREES:
+            for tree in self._trees.pop(next(iter(self._trees))):
+                del self._origins[tree]
+
+    def _make_trees(
+        self, lora: str, key: str, lora_name: str | None, salt: str | None
+    ) -> tuple[int, ...]:
         trees = []
         for group, base in enumerate(self._bases):
             space = dataclasses.replace(base, lora=lora, request_key=key)
             trees.append(self._planner.index.namespace(space.digest()))
-            self._origins.setdefault(trees[-1], Origin(group, lora_name, salt))
-        self._trees[lora, key] = tuple(trees)
+            self._origins[trees[-1]] = Origin(group, lora_name, salt)
+        return tuple(trees)
 
     def _lora_of(self, lora: Any) -> str | None:
         """Names an adapter by its weights; empty without one, None where they may change."""

@@ -40,6 +40,24 @@ def test_a_salt_shares_with_itself_only(
     assert cached == [False] * 3 + [True] * 3
 
 
+def test_salts_without_end_are_not_all_remembered_and_keep_what_is_theirs(
+    host: VllmHost, models: dict[str, Path], workload: Workload
+) -> None:
+    host.start(models["mha"], connector())
+    prompt = workload.first[-1]
+    ask(host, prompt, cache_salt="a")
+    salts = ["a", *(f"user {number}" for number in range(5000))]
+
+    found = host.trees_of_salts(salts=salts)
+    again = host.trees_of_salts(salts=salts[::-1])
+
+    assert found["remembered"] == again["remembered"] == 4096
+    assert again["trees"][::-1] == found["trees"]
+    assert len(set(found["trees"])) == len(salts)
+    assert ask(host, prompt, cache_salt="a")["cached_tokens"] > 0
+    assert ask(host, prompt, cache_salt=salts[1])["cached_tokens"] == 0
+
+
 def test_an_adapter_shares_with_itself_only(
     host: VllmHost, models: dict[str, Path], workload: Workload, tmp_path: Path
 ) -> None:

@@ -220,6 +220,13 @@ class Host:
             "memory": min(match.num_memory_tokens for match in found),
         }
 
+    def trees_of_salts(self, salts: list[str]) -> dict[str, Any]:
+        """The tree of a request with each salt, and how many are remembered afterwards."""
+        namespaces = self._connector.scheduler._namespaces
+        trees = [namespaces.trees_of(SimpleNamespace(cache_salt=salt)) for salt in salts]
+        assert len(namespaces._trees) == len(namespaces._origins)
+        return {"trees": [tree for (tree,) in trees], "remembered": len(namespaces._trees)}
+
     def resident_bytes(self) -> int:
         """Memory that this process occupies."""
         with open("/proc/self/statm") as statm:
