@@ -20,6 +20,10 @@ _ONE = {
     "decode_context_parallel_size": "context parallelism",
     "prefill_context_parallel_size": "context parallelism",
 }
+_TAKES_MEMORY = {
+    "enable_sleep_mode": "sleep mode",
+    "enable_cumem_allocator": "the allocator that sleep mode uses",
+}
 
 
 def why_not_covered(vllm_config: Any, kv_cache_config: Any) -> str | None:
@@ -68,8 +72,9 @@ def _parallel_reason(parallel_config: Any) -> str | None:
 def _cache_reason(vllm_config: Any) -> str | None:
     if getattr(vllm_config, "speculative_config", None) is not None:
         return "speculative decoding is not covered"
-    if getattr(vllm_config.model_config, "enable_sleep_mode", False):
-        return "sleep mode is not covered: memory goes away while copies may be under way"
+    for setting, name in _TAKES_MEMORY.items():
+        if getattr(vllm_config.model_config, setting, False):
+            return f"{name} is not covered: memory may go away while copies are under way"
     if not vllm_config.cache_config.enable_prefix_caching:
         return "prefix caching is off"
     if getattr(vllm_config.cache_config, "calculate_kv_scales", False):

@@ -235,6 +235,45 @@ def test_what_a_preempted_request_had_computed_is_loaded(
     assert_nothing_is_left(host)
 
 
+@pytest.mark.parametrize(("level", "mode"), [(0, "keep"), (0, "abort"), (1, "abort"), (2, "keep")])
+def test_sleep_while_copies_are_under_way(
+    host: VllmHost,
+    models: dict[str, Path],
+    long_answers: list[tuple[Ids, Ids]],
+    level: int,
+    mode: str,
+) -> None:
+    """As far as there is sleep without sleep mode: no memory goes away."""
+    host.start(models["mha"], connector())
+    kept, other = long_answers[:2]
+    ask(host, kept[0])
+    host.settle()
+    host.fault(kind="store", delay_s=0.2)
+    host.submit(request_id="runs", prompt=other[0], max_tokens=LONG_ANSWER)
+    host.step(num_steps=3)
+    if not level:
+        host.reset_prefix_cache(reset_running=True)
+        host.fault(kind="load", delay_s=0.2)
+        host.submit(request_id="waits", prompt=kept[0], max_tokens=LONG_ANSWER)
+        host.step(num_steps=2)
+
+    host.sleep(level=level, mode=mode)
+    host.wake_up()
+
+    for request_id in ("runs", "waits") if mode == "abort" else ():
+        host.abort(request_id=request_id)  # the engine has; only a server tells who asked
+    while host.step():
+        pass
+    if mode == "keep":
+        expected = {"runs": other[1]} | ({} if level else {"waits": kept[1]})
+        answers = {name: answer["ids"] for name, answer in host.take_finished().items()}
+        assert answers == expected
+    assert_nothing_is_left(host)
+    again = ask(host, kept[0])
+    assert again["ids"] == kept[1][:MAX_NEW_TOKENS]
+    assert (again["cached_tokens"] > 0) is (level == 0)
+
+
 def test_resetting_the_prefix_cache(
     host: VllmHost, models: dict[str, Path], workload: Workload, tmp_path: Path
 ) -> None:

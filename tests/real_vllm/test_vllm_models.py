@@ -36,6 +36,7 @@ def covered_engine(host: VllmHost, models: dict[str, Path]) -> VllmHost:
     ("part", "setting", "value", "reason"),
     [
         ("model_config", "enable_sleep_mode", True, "sleep mode"),
+        ("model_config", "enable_cumem_allocator", True, "the allocator that sleep mode uses"),
         ("parallel_config", "pipeline_parallel_size", 2, "pipeline parallelism"),
         ("cache_config", "enable_prefix_caching", False, "prefix caching is off"),
     ],

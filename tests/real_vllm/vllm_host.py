@@ -182,6 +182,13 @@ class Host:
             )
         )
 
+    def sleep(self, level: int, mode: str) -> None:
+        """Stop scheduling; from level 1 on forget what the caches hold. A CPU's memory stays."""
+        self.llm.sleep(level=level, mode=mode)
+
+    def wake_up(self) -> None:
+        self.llm.wake_up()
+
     # --- its insides
 
     def state(self) -> dict[str, Any]:
