@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from radixkv import Store
-from vllm_ext.layout import blocks_of, slots_of
 from vllm_ext.requests import RequestState
 
 BlockIds = Iterable[list[int]]
@@ -54,9 +53,9 @@ class BlockBook:
         """The step writes these from a position of their request on."""
         self._written.update(block_ids[first_token // self._block_tokens :])
 
-    def read(self, command: Store) -> None:
-        """A store begins."""
-        self._reading[command.command_id] = blocks_of(slots_of(command), self._block_tokens)
+    def read(self, command: Store, block_ids: Iterable[int]) -> None:
+        """A store begins, which reads these."""
+        self._reading[command.command_id] = set(block_ids)
 
     def end(self, command: Store) -> None:
         """A store has ended."""

@@ -102,12 +102,9 @@ def slots_of(command: Store | Load) -> NDArray[np.int64]:
     return command.slots
 
 
-def blocks_of(slots: NDArray[np.int64], block_tokens: int) -> set[int]:
-    """The blocks that slots are in. Fast where slots of one block follow each other."""
-    ids = slots // block_tokens
-    is_first = np.ones(len(ids), bool)
-    is_first[1:] = ids[1:] != ids[:-1]
-    return set(ids[is_first].tolist())
+def blocks_between(blocks: list[int], block_tokens: int, first: int, last: int) -> list[int]:
+    """Those of a request's blocks that hold its positions first … last − 1."""
+    return blocks[first // block_tokens : -(-last // block_tokens)]
 
 
 def block_slots(blocks: list[int], block_tokens: int, first: int, last: int) -> NDArray[np.int64]:
@@ -122,10 +119,10 @@ def block_slots(blocks: list[int], block_tokens: int, first: int, last: int) -> 
     Returns:
         Shape (last − first,), int64.
     """
-    begin = first // block_tokens
-    ids = np.array(blocks[begin : -(-last // block_tokens)], np.int64)
+    ids = np.array(blocks_between(blocks, block_tokens, first, last), np.int64)
     slots = (ids[:, None] * block_tokens + np.arange(block_tokens)).reshape(-1)
-    return slots[first - begin * block_tokens : last - begin * block_tokens]
+    before = first // block_tokens * block_tokens
+    return slots[first - before : last - before]
 
 
 def find_memory(

@@ -41,7 +41,7 @@ from radixkv import (
 from vllm_ext.blocks import BlockBook
 from vllm_ext.identity import Namespaces, engine_namespaces
 from vllm_ext.kv_events import TierEvents
-from vllm_ext.layout import block_slots
+from vllm_ext.layout import block_slots, blocks_between
 from vllm_ext.metadata import Outcome, StepPlan, WorkerReport, join
 from vllm_ext.requests import GroupState, RequestState, may_read, may_write, tokens_of
 from vllm_ext.settings import EngineSettings
@@ -244,9 +244,6 @@ class SchedulerSide:
             self._blocks.note_held(state, num_computed)
             state.due = self._due(state, num_computed)
         commands = self.planner.take_commands()
-        for command in commands:
-            if isinstance(command, Store):
-                self._blocks.read(command)
         plan = StepPlan(
             commands=commands,
             waiting=self._waiting(commands),
@@ -314,13 +311,16 @@ class SchedulerSide:
         if not state.writes or num_tokens <= group.stored_tokens:
             return
 
+        read: list[int] = []
+
         def slots(first: int, last: int) -> NDArray[np.int64]:
             if first < group.first_held:
                 raise _GoneError
+            read.extend(blocks_between(group.blocks, self._block_tokens, first, last))
             return block_slots(group.blocks, self._block_tokens, first, last)
 
         with contextlib.suppress(_GoneError):
-            self.planner.store(
+            store = self.planner.store(
                 state.tokens,
                 slots,
                 time=self._admission_of(state),
@@ -328,6 +328,8 @@ class SchedulerSide:
                 limit=num_tokens,
                 tail=tail,
             )
+            if store is not None:
+                self._blocks.read(store, read)
         group.stored_tokens = num_tokens
 
     # --- a step has run
