@@ -1,6 +1,9 @@
 """How close do the tiers come to the machine's own memcpy, disk and sockets?
 
-    python benchmarks/tiers.py [FOLDER]     on the file system to measure; ./build by default
+    python benchmarks/tiers.py [FOLDER] [--million]
+
+FOLDER is on the file system to measure, ./build by default. With --million nothing is measured but
+how long a disk of a million chunks takes to open: 22 GB of it, and two minutes.
 
 Chunks are those of an 8B model: 64 tokens, 8 MiB. The baselines are a plain memcpy with as many
 threads, and the best point of a fixed grid of fio (1 and 8 MiB, depth 2, 4 and 8, with and without
@@ -9,11 +12,11 @@ registered buffers, O_DIRECT, random order, one sync at the end). `remotes.py` h
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -52,7 +55,6 @@ CHUNKS_PER_SPILL = 8
 OVERHEAD_REPEATS = 20
 FIO_GRID = list(itertools.product(("1M", "8M"), (2, 4, 8), (0, 1)))
 
-OPEN_CHUNKS = 100_000
 OPEN_PATH_CHUNKS = 1000
 OPEN_LAYOUT = KVLayout(num_layers=1, num_kv=1, row_bytes=64, dtype="uint8")
 
@@ -242,7 +244,7 @@ def measure_disk(folder: Path) -> None:
         emit(f"disk.{name}_gbps", rates[name], "GB/s", **extra)
 
 
-def fill_for_open(options: DiskOptions) -> None:
+def fill_for_open(options: DiskOptions, num_chunks: int) -> None:
     """Spills prompts of many chunks each."""
     with Executor(OPEN_LAYOUT, memory_bytes=OPEN_PATH_CHUNKS * 4096, disk=options) as executor:
         memory, _ = make_engine(OPEN_LAYOUT, CHUNK_TOKENS)
@@ -251,19 +253,19 @@ def fill_for_open(options: DiskOptions) -> None:
         slots = np.tile(np.arange(CHUNK_TOKENS), OPEN_PATH_CHUNKS)
         run(executor, [Store(next(command_ids), chunks, slots)])
         chunks["span"] = np.arange(OPEN_PATH_CHUNKS)
-        for first in range(0, OPEN_CHUNKS, OPEN_PATH_CHUNKS):
+        for first in range(0, num_chunks, OPEN_PATH_CHUNKS):
             chunks["disk_offset"] = first + np.arange(OPEN_PATH_CHUNKS)
             chunks["parent_disk_offset"][1:] = chunks["disk_offset"][:-1]
             tokens = np.arange(OPEN_PATH_CHUNKS * CHUNK_TOKENS, dtype=np.uint32) + first
             run(executor, [Spill(next(command_ids), chunks, tokens, bytes(16), first)])
 
 
-def measure_open(folder: Path) -> None:
+def measure_open(folder: Path, name: str, num_chunks: int) -> None:
     # Four units a chunk is what the header region is made for.
-    capacity_bytes = int(4.2 * OPEN_CHUNKS) * (4096 + 1024)
+    capacity_bytes = int(4.2 * num_chunks) * (4096 + 1024)
     options = DiskOptions(folder / "many", capacity_bytes, durable="none")
-    progress(f"  writing {OPEN_CHUNKS} chunks")
-    fill_for_open(options)
+    progress(f"  writing {num_chunks} chunks")
+    fill_for_open(options, num_chunks)
     tree_times: list[float] = []
 
     def reopen() -> float:
@@ -289,13 +291,13 @@ def measure_open(folder: Path) -> None:
                 restored.sequence,
             )
             ended = time.perf_counter()
-            assert len(restored) == OPEN_CHUNKS
+            assert len(restored) == num_chunks
         tree_times.append(ended - opened)
         return ended - begun
 
     times = interleave({"open": reopen})
     emit(
-        "disk.open_100k_chunks_s",
+        f"disk.open_{name}_chunks_s",
         times["open"],
         "s",
         of_which_tree_s=round(median(tree_times[1:]), 4),
@@ -303,8 +305,16 @@ def measure_open(folder: Path) -> None:
 
 
 def main() -> None:
-    parent = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("build")
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("folder", nargs="?", type=Path, default=Path("build"))
+    arguments.add_argument("--million", action="store_true")
+    chosen = arguments.parse_args()
+    parent = chosen.folder
     parent.mkdir(parents=True, exist_ok=True)
+    if chosen.million:
+        with tempfile.TemporaryDirectory(dir=parent) as folder:
+            measure_open(Path(folder), "1m", 1_000_000)
+        return
     progress("memory: bytes")
     measure_memory()
     progress("memory: all but the bytes")
@@ -313,7 +323,7 @@ def main() -> None:
         progress("disk: bytes, beside fio")
         measure_disk(Path(folder))
         progress("disk: open again")
-        measure_open(Path(folder))
+        measure_open(Path(folder), "100k", 100_000)
     remotes.main()
 
 

@@ -920,7 +920,8 @@ class Executor:
         self,
         options: ExecutorOptions,
         disk: DiskOptions | None,
-        progress: collections.abc.Callable[[int], None],
+        pool_progress: collections.abc.Callable[[int], None],
+        scan_progress: collections.abc.Callable[[int, int], None],
     ) -> None: ...
     def attach(
         self,

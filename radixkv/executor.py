@@ -41,7 +41,7 @@ from radixkv.gpu import DEFAULT_GPU_OPTIONS, GpuCopies, GpuOptions
 from radixkv.layout import EngineMemory, KVLayout
 from radixkv.numa import local_node
 from radixkv.remote_url import RemoteUrl
-from radixkv.tiers.disk import DiskOptions, RestoredChunks, disk_file, spill_window_bytes
+from radixkv.tiers.disk import DiskOptions, RestoredChunks, disk_file, log_scan, spill_window_bytes
 from radixkv.tiers.remotes import Remotes
 
 logger = logging.getLogger(__name__)
@@ -171,7 +171,7 @@ class Executor:
         options.set_object_shape(layout.digest(chunk_tokens), rank, world_size)
         self._remotes = Remotes(remotes, options)
         native_disk = None if disk is None else self._native_disk_options(disk)
-        self._native = _native.Executor(options, native_disk, self._log_progress)
+        self._native = _native.Executor(options, native_disk, self._log_progress, log_scan)
         # Threads must not outlive the interpreter, even if nobody closes.
         self._end = weakref.finalize(self, self._native.close, 0.0)
         pool_facts = self._native.pool_facts()
@@ -440,11 +440,8 @@ class Executor:
         return options
 
     def _log_progress(self, done_bytes: int) -> None:
-        logger.info(
-            "memory: %.1f of %.1f GiB faulted in",
-            done_bytes / 2**30,
-            self.memory_units * self.unit_bytes / 2**30,
-        )
+        all_bytes = self.memory_units * self.unit_bytes
+        logger.info("memory: %.1f of %.1f GiB faulted in", done_bytes / 2**30, all_bytes / 2**30)
 
     def _log_start(self) -> None:
         pool = self._pool_facts

@@ -62,27 +62,40 @@ def check_groups(group_ids: Sequence[bytes]) -> None:
 
 
 def in_common(restored: RestoredChunks, ranks: Sequence[Fingerprints]) -> RestoredChunks:
-    """The chunks that every rank has, with all their parents; the order is kept."""
-    keep = np.ones(len(restored), bool)
+    """The chunks that every rank has, with all their parents, in an order that all ranks find."""
     mine = fingerprints(restored)
+    if all(np.array_equal(mine.view(np.uint8), theirs.view(np.uint8)) for theirs in ranks):
+        return restored
+    keep = np.ones(len(restored), bool)
     for theirs in ranks:
         keep &= np.isin(mine.view(f"V{mine.itemsize}"), theirs.view(f"V{theirs.itemsize}"))
+    depth = np.zeros(len(restored), np.int64)
     for index in np.flatnonzero(restored.parent_index >= 0):
-        keep[index] &= keep[restored.parent_index[index]]
-    return restored if keep.all() else _select(restored, keep)
+        parent = restored.parent_index[index]
+        keep[index] &= keep[parent]
+        depth[index] = depth[parent] + 1
+    # The order of a file depends on what else is in it, so it may differ between ranks.
+    order = np.lexsort((restored.disk_offset, restored.sequence, depth))
+    return _select(restored, order[keep[order]])
 
 
-def _select(restored: RestoredChunks, keep: NDArray[np.bool_]) -> RestoredChunks:
-    new_index = np.cumsum(keep) - 1
-    parents = restored.parent_index[keep]
+def _select(restored: RestoredChunks, chosen: NDArray[np.intp]) -> RestoredChunks:
+    new_index = np.full(len(restored), -1)
+    new_index[chosen] = np.arange(len(chosen))
+    parents = restored.parent_index[chosen]
+    num_tokens = restored.num_tokens[chosen].astype(np.int64)
+    old_begin = (np.cumsum(restored.num_tokens, dtype=np.int64) - restored.num_tokens)[chosen]
+    new_begin = np.cumsum(num_tokens) - num_tokens
     return dataclasses.replace(
         restored,
         parent_index=np.where(parents < 0, -1, new_index[parents]).astype(np.int64),
-        num_tokens=restored.num_tokens[keep],
-        tokens=restored.tokens[np.repeat(keep, restored.num_tokens)],
-        disk_offset=restored.disk_offset[keep],
-        num_units=restored.num_units[keep],
-        namespace_index=restored.namespace_index[keep],
-        sequence=restored.sequence[keep],
-        keys=restored.keys[keep],
+        num_tokens=restored.num_tokens[chosen],
+        tokens=restored.tokens[
+            np.repeat(old_begin - new_begin, num_tokens) + np.arange(num_tokens.sum())
+        ],
+        disk_offset=restored.disk_offset[chosen],
+        num_units=restored.num_units[chosen],
+        namespace_index=restored.namespace_index[chosen],
+        sequence=restored.sequence[chosen],
+        keys=restored.keys[chosen],
     )

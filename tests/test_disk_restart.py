@@ -127,6 +127,18 @@ def test_a_restart_brings_back_chunks_parents_first(open_tier, engine):
     assert restored.tokens.tolist() == tokens_of(before).tolist()
 
 
+def test_a_parent_comes_first_though_it_was_written_last(open_tier):
+    with open_tier() as executor:
+        put(executor, path_of_chunks(executor, [0, 1]), sequence=100)
+        put(executor, chunk(executor, 2, span=2, parent=1), sequence=50)
+        put(executor, chunk(executor, 3), sequence=70)
+        put(executor, chunk(executor, 4, span=2, parent=1), sequence=60)
+
+    with open_tier() as executor:
+        assert offsets(executor) == [0, 1, 2, 4, 3]
+        assert executor.restored.parent_index.tolist() == [-1, 0, 1, 1, -1]
+
+
 def test_keys_follow_from_namespace_and_tokens_alone(open_tier, tmp_path):
     with open_tier() as executor:
         put(executor, path_of_chunks(executor, [0, 1]), tokens=np.arange(128, dtype=np.uint32))

@@ -14,7 +14,8 @@ from redis_server import RedisServer, remote_config
 from test_cache import CHUNK, MIB, NUM_SLOTS, Engine, prompt
 
 from radixkv import CacheConfig, Fetch, KVCache, RankGroup, Spill, Store, TickRow, TierFormatError
-from radixkv.tiers.disk import disk_file
+from radixkv.restore import fingerprints, in_common
+from radixkv.tiers.disk import RestoredChunks, disk_file
 
 NUM_RANKS = 2
 TIMEOUT_S = 60.0
@@ -194,6 +195,39 @@ def spoil_last_header(file: Path) -> None:
     with file.open("r+b") as stream:
         stream.seek(place)
         stream.write(bytes([contents[place] ^ 1]))
+
+
+def prompts_on_disk(sequences: list[int], parents: list[int]) -> RestoredChunks:
+    """Chunks whose tokens and places follow from their sequence numbers."""
+    sequence = np.array(sequences, np.uint64)
+    count = len(sequences)
+    return RestoredChunks(
+        parent_index=np.array(parents, np.int64),
+        num_tokens=np.full(count, CHUNK, np.uint16),
+        tokens=np.repeat(sequence, CHUNK).astype(np.uint32),
+        disk_offset=sequence.astype(np.uint32),
+        num_units=np.ones(count, np.uint16),
+        namespace_index=np.zeros(count, np.int32),
+        sequence=sequence,
+        keys=np.repeat(sequence, 16).astype(np.uint8).reshape(count, 16),
+        digests=[bytes(16)],
+        group_id=bytes(16),
+        dropped={},
+    )
+
+
+def test_what_ranks_have_in_common_has_one_order():
+    one = prompts_on_disk([1, 2, 5, 6], [-1, -1, 0, 1])
+    # Chunk 0 brought 2, which is above it, to the front.
+    other = prompts_on_disk([2, 0, 1, 6, 7], [-1, 0, -1, 0, 2])
+    ranks = [fingerprints(one), fingerprints(other)]
+
+    in_one, in_other = in_common(one, ranks), in_common(other, ranks)
+
+    assert in_one.sequence.tolist() == in_other.sequence.tolist() == [1, 2, 6]
+    assert in_one.parent_index.tolist() == in_other.parent_index.tolist() == [-1, -1, 1]
+    tokens = np.repeat([1, 2, 6], CHUNK).tolist()
+    assert in_one.tokens.tolist() == in_other.tokens.tolist() == tokens
 
 
 def test_files_that_were_not_made_together_are_refused(tmp_path):

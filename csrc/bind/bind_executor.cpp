@@ -107,10 +107,11 @@ void attach(Executor& executor, const Array<std::uint64_t>& addresses,
 
 std::unique_ptr<Executor> make_executor(const ExecutorOptions& options,
                                         const std::optional<DiskOptions>& disk,
-                                        const std::function<void(std::int64_t)>& progress) {
-  // The callable that came from Python takes the GIL by itself when it is called.
+                                        const PoolProgress& pool_progress,
+                                        const ScanProgress& scan_progress) {
+  // The callables that came from Python take the GIL by themselves when they are called.
   const py::gil_scoped_release unlock;
-  return std::make_unique<Executor>(options, disk, progress);
+  return std::make_unique<Executor>(options, disk, pool_progress, scan_progress);
 }
 
 Fields pool_facts(const Executor& executor) {
@@ -135,8 +136,7 @@ std::optional<Fields> disk_facts(Executor& executor) {
 std::optional<Fields> take_restored(Executor& executor) {
   DiskTier* disk = executor.disk();
   if (disk == nullptr) return std::nullopt;
-  const RecoveredChunks recovered = std::move(disk->recovered());
-  disk->recovered() = {};
+  const RecoveredChunks recovered = disk->take_recovered();
   return restored_fields(recovered, disk->file().group_id());
 }
 
@@ -319,7 +319,8 @@ void bind_executor(py::module_& module) {
       .value("LOOKUP", CommandKind::kLookup);
 
   py::class_<Executor> executor(module, "Executor");
-  executor.def(py::init(&make_executor), "options"_a, "disk"_a, "progress"_a);
+  executor.def(py::init(&make_executor), "options"_a, "disk"_a, "pool_progress"_a,
+               "scan_progress"_a);
   bind_submits(executor);
   bind_waits(executor);
   bind_facts(executor);

@@ -12,35 +12,12 @@ namespace py = pybind11;
 
 namespace {
 
-// One array of a field of every chunk.
-template <typename Value, typename Field>
-py::array_t<Value> column(const std::vector<RecoveredChunk>& chunks, Field field) {
-  py::array_t<Value> array(static_cast<py::ssize_t>(chunks.size()));
-  Value* out = array.mutable_data();
-  for (const RecoveredChunk& chunk : chunks) *out++ = static_cast<Value>(field(chunk));
-  return array;
-}
-
-py::array_t<Token> all_tokens(const RecoveredChunks& recovered) {
-  std::size_t num_tokens = 0;
-  for (const RecoveredChunk& chunk : recovered.chunks) num_tokens += chunk.entry.num_tokens;
-  py::array_t<Token> array(static_cast<py::ssize_t>(num_tokens));
-  Token* out = array.mutable_data();
-  for (const RecoveredChunk& chunk : recovered.chunks) {
-    out = std::copy_n(recovered.tokens.data() + chunk.token_begin, chunk.entry.num_tokens, out);
-  }
-  return array;
-}
-
-py::array_t<std::uint8_t> all_keys(const std::vector<RecoveredChunk>& chunks) {
-  constexpr std::size_t kKeyBytes = sizeof(Digest);
-  py::array_t<std::uint8_t> array({chunks.size(), kKeyBytes});
-  std::uint8_t* out = array.mutable_data();
-  for (const RecoveredChunk& chunk : chunks) {
-    std::memcpy(out, chunk.entry.key.data(), kKeyBytes);
-    out += kKeyBytes;
-  }
-  return array;
+// Adds an array and returns where its values go.
+template <typename Value>
+Value* add_column(Fields& fields, const char* name, std::size_t count) {
+  py::array_t<Value> array(static_cast<py::ssize_t>(count));
+  fields[name] = array;
+  return array.mutable_data();
 }
 
 py::dict drop_counts(const DropCounts& dropped) {
@@ -57,24 +34,35 @@ py::dict drop_counts(const DropCounts& dropped) {
 }  // namespace
 
 Fields restored_fields(const RecoveredChunks& recovered, const Digest& group_id) {
-  using Chunk = RecoveredChunk;
-  const auto& chunks = recovered.chunks;
+  constexpr std::size_t kKeyBytes = sizeof(Digest);
+  const std::size_t count = recovered.chunks.size();
+  std::size_t num_all_tokens = 0;
+  for (const RecoveredChunk* chunk : recovered.chunks) num_all_tokens += chunk->entry.num_tokens;
+  Fields fields;
+  std::int64_t* parent_index = add_column<std::int64_t>(fields, "parent_index", count);
+  std::uint16_t* num_tokens = add_column<std::uint16_t>(fields, "num_tokens", count);
+  Token* tokens = add_column<Token>(fields, "tokens", num_all_tokens);
+  std::uint32_t* disk_offset = add_column<std::uint32_t>(fields, "disk_offset", count);
+  std::uint16_t* num_units = add_column<std::uint16_t>(fields, "num_units", count);
+  std::int32_t* namespace_index = add_column<std::int32_t>(fields, "namespace_index", count);
+  std::uint64_t* sequence = add_column<std::uint64_t>(fields, "sequence", count);
+  py::array_t<std::uint8_t> keys({count, kKeyBytes});
+  std::uint8_t* key = keys.mutable_data();
+  fields["keys"] = keys;
+  for (const RecoveredChunk* chunk : recovered.chunks) {
+    const DiskEntry& entry = chunk->entry;
+    *parent_index++ = chunk->parent_index;
+    *num_tokens++ = entry.num_tokens;
+    tokens = std::copy_n(chunk->tokens, entry.num_tokens, tokens);
+    *disk_offset++ = entry.disk_offset;
+    *num_units++ = entry.num_units;
+    *namespace_index++ = chunk->namespace_index;
+    *sequence++ = chunk->sequence;
+    std::memcpy(key, entry.key.data(), kKeyBytes);
+    key += kKeyBytes;
+  }
   py::list digests;
   for (const Digest& digest : recovered.namespaces) digests.append(to_bytes(digest));
-  Fields fields;
-  fields["parent_index"] =
-      column<std::int64_t>(chunks, [](const Chunk& c) { return c.parent_index; });
-  fields["num_tokens"] =
-      column<std::uint16_t>(chunks, [](const Chunk& c) { return c.entry.num_tokens; });
-  fields["tokens"] = all_tokens(recovered);
-  fields["disk_offset"] =
-      column<std::uint32_t>(chunks, [](const Chunk& c) { return c.entry.disk_offset; });
-  fields["num_units"] =
-      column<std::uint16_t>(chunks, [](const Chunk& c) { return c.entry.num_units; });
-  fields["namespace_index"] =
-      column<std::int32_t>(chunks, [](const Chunk& c) { return c.namespace_index; });
-  fields["sequence"] = column<std::uint64_t>(chunks, [](const Chunk& c) { return c.sequence; });
-  fields["keys"] = all_keys(chunks);
   fields["digests"] = digests;
   fields["group_id"] = to_bytes(group_id);
   fields["dropped"] = drop_counts(recovered.dropped);

@@ -12,6 +12,7 @@
 #include <cstring>
 #include <memory>
 #include <thread>
+#include <utility>
 
 #include "core/tier_failure.h"
 
@@ -209,8 +210,8 @@ void DiskFile::open_existing(const std::optional<Digest>& group_id) {
                             ": give disk.path another folder, or delete the file to begin anew");
   }
   group_id_ = block.group_id;
-  fd_ = FileDescriptor(open(path_.c_str(), O_RDWR | O_DIRECT | O_CLOEXEC));
-  direct_ = fd_.is_open() && reads_a_block(fd_.get());
+  fd_ = open_direct(path_, O_RDWR);
+  direct_ = fd_.is_open();
   if (!direct_) fd_ = open_or_fail(path_, O_RDWR);
   wait_for_last_writes();
   struct stat status {};
@@ -231,6 +232,11 @@ void DiskFile::wait_for_last_writes() {
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
+}
+
+FileDescriptor open_direct(const std::string& path, int flags) {
+  FileDescriptor fd(open(path.c_str(), flags | O_DIRECT | O_CLOEXEC));
+  return fd.is_open() && reads_a_block(fd.get()) ? std::move(fd) : FileDescriptor();
 }
 
 FoundFile open_for_inspection(const std::string& path) {

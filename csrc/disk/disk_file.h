@@ -83,6 +83,10 @@ struct FoundFile {
   std::uint32_t version = 0;
 };
 
+// The same file for reads past the page cache, in whole blocks; not open where the file system
+// refuses that.
+FileDescriptor open_direct(const std::string& path, int flags);
+
 // Opens one file to look at it. Throws TierFailure where it cannot be read or is not ours.
 FoundFile open_for_inspection(const std::string& path);
 

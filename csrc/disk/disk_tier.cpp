@@ -47,10 +47,10 @@ std::chrono::steady_clock::duration seconds(double value) {
 }  // namespace
 
 DiskTier::DiskTier(const DiskOptions& options, std::span<std::byte> pool, UnitTags* tags,
-                   DiskCompletionSink sink)
+                   DiskCompletionSink sink, const ScanProgress& progress)
     : wakeup_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       file_(open_file(options)),
-      recovered_(recover(file_->fd(), options.shape, file_->group_id())),
+      recovered_(recover(file_->fd(), options.shape, file_->group_id(), progress)),
       table_(options.shape.capacity_units, options.shape.num_headers()),
       context_{options.shape, options.token_bytes, file_.get(),    &table_,
                tags,          pool.data(),         std::move(sink)},
@@ -81,11 +81,9 @@ void DiskTier::fill_table() {
                         std::string("clearing a header failed (") + std::strerror(errno) + ")");
     }
   }
-  std::vector<const RecoveredChunk*> by_slot;
-  for (const RecoveredChunk& chunk : recovered_.chunks) by_slot.push_back(&chunk);
-  std::sort(by_slot.begin(), by_slot.end(),
-            [](const auto* a, const auto* b) { return a->slot < b->slot; });
-  for (const RecoveredChunk* chunk : by_slot) table_.restore(chunk->slot, chunk->entry);
+  recovered_.scan.for_each([this](const RecoveredChunk& chunk) {
+    if (chunk.index >= 0) table_.restore(chunk.slot, chunk.entry);
+  });
 }
 
 void DiskTier::submit(DiskCommand command) {

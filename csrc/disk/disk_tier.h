@@ -51,7 +51,7 @@ class DiskTier {
   // Opens or creates the file, recovers its chunks and starts the thread. `pool` and `tags` outlive
   // the tier. Throws TierFailure (see DiskFile).
   DiskTier(const DiskOptions& options, std::span<std::byte> pool, UnitTags* tags,
-           DiskCompletionSink sink);
+           DiskCompletionSink sink, const ScanProgress& progress = {});
 
   // As `close` with no time to drain.
   ~DiskTier();
@@ -70,8 +70,8 @@ class DiskTier {
   bool has_registered_buffers() const { return has_registered_buffers_; }
   const std::string& io_note() const { return io_note_; }  // why a better engine was passed over
 
-  // What the file held when it was opened. May be taken away to free its memory.
-  RecoveredChunks& recovered() { return recovered_; }
+  // What the file held when it was opened, and its memory. To be called once at most.
+  RecoveredChunks take_recovered() { return std::move(recovered_); }
 
  private:
   using Clock = std::chrono::steady_clock;

@@ -1,5 +1,6 @@
 #include "disk/inspection.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -7,12 +8,21 @@
 
 namespace radixkv {
 
+namespace {
+
+// The headers of a full disk are gigabytes that nobody reads again: not through the page cache.
+RecoveredChunks recover_directly(const FoundFile& file) {
+  const FileDescriptor direct = open_direct(file.path, O_RDONLY);
+  return recover(direct.is_open() ? direct.get() : file.fd.get(), file.shape, file.group_id);
+}
+
+}  // namespace
+
 Inspection::Inspection(const std::string& path)
-    : file_(open_for_inspection(path)),
-      recovered_(recover(file_.fd.get(), file_.shape, file_.group_id)) {}
+    : file_(open_for_inspection(path)), recovered_(recover_directly(file_)) {}
 
 std::optional<std::vector<std::byte>> Inspection::read(std::size_t index) const {
-  const DiskEntry& entry = recovered_.chunks[index].entry;
+  const DiskEntry& entry = recovered_.chunks[index]->entry;
   std::vector<std::byte> extent(std::size_t{entry.num_units} * file_.shape.unit_bytes);
   const std::int64_t offset = file_.shape.unit_offset(entry.disk_offset);
   std::size_t done = 0;
@@ -24,7 +34,7 @@ std::optional<std::vector<std::byte>> Inspection::read(std::size_t index) const 
     done += static_cast<std::size_t>(got);
   }
   if (payload_checksum(extent) != entry.checksum) return std::nullopt;
-  extent.resize(recovered_.chunks[index].stored_bytes);
+  extent.resize(recovered_.chunks[index]->stored_bytes);
   return extent;
 }
 

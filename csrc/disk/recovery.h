@@ -1,34 +1,19 @@
 // Reads the headers of a file back and keeps those that make sense together.
 //
-//   1. each for itself: checksum, layout, key         several threads
+//   1. each for itself: checksum, layout, key         header_scan.h
 //   2. the newest of those with one key or extent     highest sequence number first
-//   3. those whose parent is kept                     from the root down
+//   3. those whose parent is kept                     oldest first, and parents before all
 //
 // What is dropped is counted by the reason. Payloads are not read: they are verified when they are
-// fetched. 100,000 chunks take a fraction of a second: the region is read in large pieces, and its
-// never written parts are skipped where the file system tells.
+// fetched. 100,000 chunks take a fraction of a second, a million what reading 4 GiB takes.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
-#include "disk/disk_table.h"
-#include "disk/format.h"
+#include "disk/header_scan.h"
 
 namespace radixkv {
-
-// One kept chunk, beside its entry.
-struct RecoveredChunk {
-  std::uint32_t slot = 0;
-  std::int64_t parent_index =
-      -1;  // into RecoveredChunks::chunks, always smaller; -1 for the first of a prompt
-  std::int32_t namespace_index = 0;  // into RecoveredChunks::namespaces
-  std::uint64_t sequence = 0;
-  std::uint64_t stored_bytes = 0;  // of the payload, without its extent's padding
-  Digest parent_key{};
-  DiskEntry entry;
-  std::size_t token_begin = 0;  // into RecoveredChunks::tokens, where entry.num_tokens are its own
-};
 
 struct DropCounts {
   std::int64_t torn = 0;        // its checksum is wrong
@@ -40,14 +25,17 @@ struct DropCounts {
 };
 
 struct RecoveredChunks {
-  std::vector<RecoveredChunk> chunks;  // parents first
-  std::vector<Token> tokens;           // of all chunks, also of some that were dropped
+  HeaderScan scan;  // owns the chunks
+  // Those that are kept, in the order of their sequence numbers as far as parents come first: a
+  // prompt that was spilled at once lies side by side.
+  std::vector<const RecoveredChunk*> chunks;
   std::vector<Digest> namespaces;
   std::vector<std::uint32_t> dropped_slots;  // headers that are neither free nor kept
   DropCounts dropped;
 };
 
 // Throws TierFailure where the headers cannot be read.
-RecoveredChunks recover(int fd, const DiskShape& shape, const Digest& group_id);
+RecoveredChunks recover(int fd, const DiskShape& shape, const Digest& group_id,
+                        const ScanProgress& progress = {});
 
 }  // namespace radixkv

@@ -68,8 +68,8 @@ void check_engine(const EngineView& engine, const ExecutorOptions& options) {
 }  // namespace
 
 Executor::Executor(const ExecutorOptions& options, std::optional<DiskOptions> disk,
-                   const PoolProgress& progress)
-    : options_(options), pool_(pool_options(options), progress), tags_(options.memory_units) {
+                   const PoolProgress& pool_progress, const ScanProgress& scan_progress)
+    : options_(options), pool_(pool_options(options), pool_progress), tags_(options.memory_units) {
   context_.num_layers = options.num_layers;
   context_.num_kv = options.num_kv;
   context_.row_bytes = options.row_bytes;
@@ -85,7 +85,8 @@ Executor::Executor(const ExecutorOptions& options, std::optional<DiskOptions> di
         *disk, pool_.bytes(), &tags_,
         [this](CommandKind kind, const Completion& completion, std::int64_t num_bytes) {
           completions_.ended(kind, completion, num_bytes);
-        });
+        },
+        scan_progress);
   }
   remote_context_ = remote_context();
   for (const RedisEndpoint& endpoint : options.remotes) {

@@ -59,7 +59,7 @@ class Executor {
  public:
   // Throws TierFailure. A disk tier is opened where `disk` is given.
   Executor(const ExecutorOptions& options, std::optional<DiskOptions> disk,
-           const PoolProgress& progress = {});
+           const PoolProgress& pool_progress = {}, const ScanProgress& scan_progress = {});
   ~Executor();
   Executor(const Executor&) = delete;
   Executor& operator=(const Executor&) = delete;

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from radixkv import _native
 from radixkv.errors import TierError
 
 _SPILL_WINDOW_BYTES = 128 << 20
+_log = logging.getLogger(__name__)
 
 
 def disk_file(folder: str | os.PathLike[str], rank: int) -> Path:
@@ -32,6 +34,11 @@ def disk_file(folder: str | os.PathLike[str], rank: int) -> Path:
 def spill_window_bytes(memory_bytes: int) -> int:
     """Bytes that may be on their way to disk: until they are synced, memory cannot evict them."""
     return min(_SPILL_WINDOW_BYTES, memory_bytes // 4)
+
+
+def log_scan(num_read: int, num_headers: int) -> None:
+    """Say once a second how far the opening of a large disk has come."""
+    _log.info("disk: %d of at most %d headers read", num_read, num_headers)
 
 
 @dataclass(frozen=True, slots=True)
