@@ -4,6 +4,7 @@
 #include <bit>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 namespace radixkv {
 
@@ -17,6 +18,7 @@ constexpr int kTries = 8;
 ExtentAllocator::ExtentAllocator(std::uint32_t num_units) : num_units_(num_units) {
   heads_.fill(kNil);
   if (num_units > 0) add_run({0, num_units});
+  num_free_ = num_units;
 }
 
 std::uint32_t ExtentAllocator::list_of(std::uint32_t length) {
@@ -40,7 +42,6 @@ void ExtentAllocator::add_run(Extent extent) {
   filled_lists_ |= 1ull << list;
   run_at_start_.set(extent.offset, run);
   run_at_end_.set(extent.offset + extent.num_units, run);
-  num_free_ += extent.num_units;
 }
 
 void ExtentAllocator::remove_run(std::uint32_t run) {
@@ -52,7 +53,6 @@ void ExtentAllocator::remove_run(std::uint32_t run) {
   if (heads_[list] == kNil) filled_lists_ &= ~(1ull << list);
   run_at_start_.erase(gone.extent.offset);
   run_at_end_.erase(gone.extent.offset + gone.extent.num_units);
-  num_free_ -= gone.extent.num_units;
   spare_runs_.push_back(run);
 }
 
@@ -64,15 +64,16 @@ Extent ExtentAllocator::carve(std::uint32_t run, std::uint32_t num_units) {
     run_at_start_.erase(whole.offset);
     run_at_start_.set(rest.offset, run);
     runs_[run].extent = rest;
-    num_free_ -= num_units;
   } else {
     remove_run(run);
     if (rest.num_units > 0) add_run(rest);
   }
+  num_free_ -= num_units;
   return {whole.offset, num_units};
 }
 
 std::optional<Extent> ExtentAllocator::take(std::uint32_t num_units) {
+  file_growing();
   const std::uint32_t own = list_of(num_units);
   std::uint32_t run = heads_[own];
   for (int tries = 0; run != kNil && tries < kTries; ++tries, run = runs_[run].next) {
@@ -87,6 +88,7 @@ std::optional<Extent> ExtentAllocator::take(std::uint32_t num_units) {
 }
 
 std::optional<Extent> ExtentAllocator::take_shorter(std::uint32_t num_units) {
+  file_growing();
   const std::uint64_t shorter = filled_lists_ & ((1ull << list_of(num_units)) - 1);
   if (shorter == 0) return std::nullopt;
   const std::uint32_t run = heads_[std::bit_width(shorter) - 1];
@@ -101,19 +103,22 @@ Extent ExtentAllocator::shrink(Extent extent, std::uint32_t num_units) {
 }
 
 void ExtentAllocator::give_back(Extent extent) {
+  num_free_ += extent.num_units;
+  if (extent.offset + extent.num_units == growing_.offset) {
+    growing_ = {extent.offset, extent.num_units + growing_.num_units};
+  } else if (growing_.offset + growing_.num_units == extent.offset) {
+    growing_.num_units += extent.num_units;
+  } else {
+    file_growing();
+    growing_ = extent;
+  }
+}
+
+void ExtentAllocator::file_growing() {
+  if (growing_.num_units == 0) return;
+  Extent extent = std::exchange(growing_, {0, 0});
   const std::uint32_t left = run_at_end_.find(extent.offset);
   const std::uint32_t right = run_at_start_.find(extent.offset + extent.num_units);
-  if (left == kNil && right != kNil) {
-    const std::uint32_t length = extent.num_units + runs_[right].extent.num_units;
-    if (list_of(length) == list_of(runs_[right].extent.num_units)) {
-      // The common case of a prompt that leaves from its end: only the run's start moves.
-      run_at_start_.erase(runs_[right].extent.offset);
-      run_at_start_.set(extent.offset, right);
-      runs_[right].extent = {extent.offset, length};
-      num_free_ += extent.num_units;
-      return;
-    }
-  }
   if (left != kNil) {
     extent = {runs_[left].extent.offset, runs_[left].extent.num_units + extent.num_units};
     remove_run(left);
@@ -144,6 +149,7 @@ void ExtentAllocator::occupy(std::span<const Extent> extents) {
   for (const Extent& extent : sorted) {
     if (extent.offset > free_from) add_run({free_from, extent.offset - free_from});
     free_from = extent.offset + extent.num_units;
+    num_free_ -= extent.num_units;
   }
   if (num_units_ > free_from) add_run({free_from, num_units_ - free_from});
 }
@@ -152,7 +158,7 @@ void ExtentAllocator::check_invariants() const {
   const auto require = [](bool holds, const char* what) {
     if (!holds) throw std::logic_error(std::string("extents: ") + what);
   };
-  std::uint64_t num_free = 0;
+  std::uint64_t num_free = growing_.num_units;
   std::size_t num_runs = 0;
   for (std::uint32_t list = 0; list < kNumLists; ++list) {
     require((heads_[list] != kNil) == ((filled_lists_ >> list & 1) != 0), "list bit is wrong");

@@ -8,8 +8,11 @@
 // share a list between powers of two. Taking and giving back are O(1), and what is handed out
 // depends on the calls alone, so that replicas agree.
 //
-// Invariant: free runs are disjoint and never adjacent; each unit is free or in exactly one extent.
-// Thread safety: one thread (the control plane's).
+// A prompt that is evicted leaves chunk by chunk, from its end. What came back last is therefore
+// kept apart as long as it grows, and filed with the free runs when something else happens.
+//
+// Invariant: filed runs are disjoint and never adjacent; each unit is free or in exactly one
+// extent. Thread safety: one thread (the control plane's).
 #pragma once
 
 #include <array>
@@ -66,9 +69,11 @@ class ExtentAllocator {
   void add_run(Extent extent);
   void remove_run(std::uint32_t run);
   Extent carve(std::uint32_t run, std::uint32_t num_units);
+  void file_growing();
 
   std::uint32_t num_units_;
-  std::uint32_t num_free_ = 0;
+  std::uint32_t num_free_ = 0;  // filed or growing
+  Extent growing_ = {0, 0};
   std::vector<Run> runs_;
   std::vector<std::uint32_t> spare_runs_;
   std::array<std::uint32_t, kNumLists> heads_;

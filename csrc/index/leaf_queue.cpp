@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 namespace radixkv {
 
@@ -20,18 +21,36 @@ void LeafQueue::insert(ChunkId id) {
   if (num_entries_ >= sweep_at_) sweep();
   const std::uint32_t at = weight(id);
   const Chunk& chunk = chunks_[id];
+  const Entry entry{chunk.time, chunk.span, id, chunk.generation};
   Heap& heap = heaps_[at];
-  heap.push_back({chunk.time, chunk.span, id, chunk.generation});
+  ++num_entries_;
+  if (gap_ == at) {
+    gap_ = kNoWeight;
+    replace_front(heap, entry);
+    return;
+  }
+  heap.push_back(entry);
   std::push_heap(heap.begin(), heap.end(), leaves_after);
   filled_ |= 1ull << at;
-  ++num_entries_;
+}
+
+void LeafQueue::replace_front(Heap& heap, const Entry& entry) {
+  std::size_t at = 0;
+  for (std::size_t child = 1; child < heap.size(); child = 2 * at + 1) {
+    if (child + 1 < heap.size() && leaves_after(heap[child], heap[child + 1])) ++child;
+    if (!leaves_after(entry, heap[child])) break;
+    heap[at] = heap[child];
+    at = child;
+  }
+  heap[at] = entry;
 }
 
 // The weight whose front leaves first, as far as the entries say. They can only be too old, so if
 // the front turns out to be what it says, no other leaf comes before it. REQUIRES: some entries.
 std::uint32_t LeafQueue::choose(std::uint64_t now) const {
   const auto first = static_cast<std::uint32_t>(std::countr_zero(filled_));
-  if (policy_.lightest_first || std::has_single_bit(filled_)) return first;
+  const bool is_only_one = (filled_ & (filled_ - 1)) == 0;
+  if (policy_.lightest_first || is_only_one) return first;
   std::uint32_t best = first;
   std::uint64_t longest = 0;
   for (std::uint64_t rest = filled_; rest != 0; rest &= rest - 1) {
@@ -53,12 +72,24 @@ std::uint64_t LeafQueue::idle(std::uint64_t now, std::uint64_t time, std::uint32
   return idle_for_weight(now > time ? now - time : 0, weight);
 }
 
+// REQUIRES: no gap.
 void LeafQueue::drop_front(std::uint32_t weight) {
   Heap& heap = heaps_[weight];
-  std::pop_heap(heap.begin(), heap.end(), leaves_after);
-  heap.pop_back();
   --num_entries_;
-  if (heap.empty()) filled_ &= ~(1ull << weight);
+  if (heap.size() > 1) {
+    gap_ = weight;
+    return;
+  }
+  heap.clear();
+  filled_ &= ~(1ull << weight);
+}
+
+void LeafQueue::close_gap() {
+  if (gap_ == kNoWeight) return;
+  Heap& heap = heaps_[std::exchange(gap_, kNoWeight)];
+  const Entry last = heap.back();
+  heap.pop_back();
+  replace_front(heap, last);
 }
 
 // Makes the front of a heap what it says: true, or false where it had to be put right first.
@@ -73,6 +104,7 @@ bool LeafQueue::clean_front(std::uint32_t weight) {
 
 std::optional<LeafQueue::Front> LeafQueue::front(std::uint64_t now) {
   while (filled_ != 0) {
+    close_gap();
     const std::uint32_t weight = choose(now);
     if (!clean_front(weight)) continue;
     const Entry& front = heaps_[weight].front();
@@ -96,8 +128,12 @@ ChunkId LeafQueue::pop(std::uint64_t now) {
 ChunkId LeafQueue::pop_idle(std::uint64_t time) {
   for (std::uint32_t weight = 0; weight < kNumWeights; ++weight) {
     Heap& heap = heaps_[weight];
+    close_gap();
     while (!heap.empty() && heap.front().time <= time) {
-      if (!clean_front(weight)) continue;
+      if (!clean_front(weight)) {
+        close_gap();
+        continue;
+      }
       const ChunkId id = heap.front().id;
       drop_front(weight);
       forget(id);
@@ -116,6 +152,7 @@ bool LeafQueue::leaves_before(const Front& a, const Front& b) const {
 }
 
 void LeafQueue::sweep() {
+  close_gap();
   num_entries_ = 0;
   for (std::uint32_t weight = 0; weight < kNumWeights; ++weight) {
     Heap& heap = heaps_[weight];

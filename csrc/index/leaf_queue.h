@@ -5,8 +5,10 @@
 // lie under a weight or in a group that the chunk no longer has. Whoever looks checks. That is
 // exact, because a chunk only grows younger and one that grows heavier, or changes its group, gets
 // an entry there at once.
-// Entries that count for nothing are swept out once they are the majority. Thread safety: one
-// thread.
+// Entries that count for nothing are swept out once they are the majority.
+//
+// What left leaves a gap in front, for the leaf that comes next: mostly its parent, as old as it,
+// which is in its place there at once. Thread safety: one thread.
 #pragma once
 
 #include <array>
@@ -86,13 +88,17 @@ class LeafQueue {
   };
   using Heap = std::vector<Entry>;
 
+  static constexpr std::uint32_t kNoWeight = kNumWeights;
+
   static bool leaves_after(const Entry& a, const Entry& b);
+  static void replace_front(Heap& heap, const Entry& entry);
   bool is_alive(const Entry& entry, std::uint32_t weight) const;
   void insert(ChunkId id);
   std::uint32_t choose(std::uint64_t now) const;
   std::uint64_t idle(std::uint64_t now, std::uint64_t time, std::uint32_t weight) const;
   bool clean_front(std::uint32_t weight);
   void drop_front(std::uint32_t weight);
+  void close_gap();
   void sweep();
 
   ChunkTable& chunks_;
@@ -102,7 +108,8 @@ class LeafQueue {
   std::uint8_t queued_;
   std::size_t num_entries_ = 0;
   std::size_t sweep_at_ = 64;
-  std::uint64_t filled_ = 0;  // a bit for each heap that is not empty
+  std::uint64_t filled_ = 0;       // a bit for each heap that is not empty
+  std::uint32_t gap_ = kNoWeight;  // the heap, of two or more, whose front is to be replaced
   std::array<Heap, kNumWeights> heaps_;
 };
 

@@ -283,6 +283,10 @@ class RadixIndex {
     // Extents that lost their chunk while a command uses them: offset → (units, uses).
     std::unordered_map<std::uint32_t, std::pair<std::uint16_t, std::uint16_t>> limbo;
 
+    void forget_held(ChunkId id) {
+      if (!held.empty()) held.erase(id);
+    }
+
     TierState(const TierState&) = delete;  // `leaves` refers to `ghosts`
     TierState(ChunkTable& chunks, const MarkTable& marks, Tier tier, const IndexConfig& config);
   };
@@ -322,6 +326,7 @@ class RadixIndex {
   // Reserving (radix_index_reserve.cpp).
   std::uint16_t units_of(std::uint32_t num_tokens) const;
   Taken take_chunks(NamespaceId space, const TokenView& tokens, std::uint64_t time, bool tail);
+  std::size_t count_undropped(std::span<const ChunkId> path) const;
   Plan plan_reserve(NamespaceId space, const TokenView& tokens, const Path& path, bool tail) const;
   void fail_writing(std::span<const ChunkRef> chunks, Tier which);
 

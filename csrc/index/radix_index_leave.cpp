@@ -7,6 +7,12 @@
 
 namespace radixkv {
 
+namespace {
+
+constexpr std::uint64_t kUsualBatch = 64;  // chunks of one unit that are evicted at once
+
+}  // namespace
+
 std::vector<ChunkRef> RadixIndex::evict(Tier which, std::uint64_t num_units) {
   return evict_but(kNoChunk, which, num_units);
 }
@@ -27,6 +33,7 @@ std::vector<ChunkRef> RadixIndex::evict_for_spill(std::uint64_t num_units) {
 std::vector<ChunkRef> RadixIndex::evict_but(ChunkId spared, Tier which, std::uint64_t num_units) {
   TierState& tier = this->tier(which);
   std::vector<ChunkRef> evicted;
+  evicted.reserve(std::min(num_units, kUsualBatch));
   std::uint64_t num_freed = 0;
   std::vector<MarkId> groups = evictable_groups(which);
   while (num_freed < num_units) {

@@ -64,22 +64,28 @@ RadixIndex::Taken RadixIndex::take_chunks(NamespaceId space, const TokenView& to
   return result;
 }
 
+// How many of a path's chunks, from the first, were not dropped: mostly all, and that fast.
+std::size_t RadixIndex::count_undropped(std::span<const ChunkId> path) const {
+  std::uint8_t any = 0;
+  for (const ChunkId id : path) any |= chunks_.state(id);
+  if ((any & state::kDropped) == 0) return path.size();
+  const auto first = std::find_if(path.begin(), path.end(),
+                                  [this](ChunkId id) { return chunks_.has(id, state::kDropped); });
+  return static_cast<std::size_t>(first - path.begin());
+}
+
 // Which chunks of the tokens memory does not keep: from span `first` on, all of them.
 RadixIndex::Plan RadixIndex::plan_reserve(NamespaceId space, const TokenView& tokens,
                                           const Path& path, bool tail) const {
   std::size_t num_full = tokens.size() / span_tokens();
   const std::size_t num_tail_tokens = tokens.size() % span_tokens();
   Plan plan;
-  bool ends_dropped =
-      false;  // nothing is stored below a chunk that was dropped and is still pinned
-  for (std::size_t i = 0; i < path.chunks.size(); ++i) {
-    if (chunks_.has(path.chunks[i], state::kDropped)) {
-      num_full = i;
-      ends_dropped = true;
-      break;
-    }
-    if (chunks_.has(path.chunks[i], state::kept(Tier::kMemory))) plan.first = i + 1;
-  }
+  plan.first = count_undropped(path.chunks);
+  // Nothing is stored below a chunk that was dropped and is still pinned.
+  const bool ends_dropped = plan.first < path.chunks.size();
+  if (ends_dropped) num_full = plan.first;
+  const std::uint8_t in_memory = state::kept(Tier::kMemory);
+  while (plan.first > 0 && !chunks_.has(path.chunks[plan.first - 1], in_memory)) --plan.first;
   plan.num_units.assign(num_full - plan.first, units_of(span_tokens()));
   plan.end = static_cast<std::uint32_t>(num_full) * span_tokens();
   if (!tail || num_tail_tokens == 0 || ends_dropped) return plan;

@@ -230,7 +230,7 @@ bool RadixIndex::is_leaf(ChunkId id, Tier which) const {
 void RadixIndex::queue_if_leaf(ChunkId id, Tier which) {
   if (!is_leaf(id, which)) return;
   tier(which).leaves.push(id);
-  tier(which).held.erase(id);
+  tier(which).forget_held(id);
 }
 
 // A running digest of every change: equal on replicas that saw the same calls.

@@ -1,5 +1,6 @@
 // The token tree and the chunks' records, kept in step.
 #include <algorithm>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 
@@ -56,9 +57,11 @@ void RadixIndex::walk_on(const TokenView& tokens, std::uint32_t first, Path& pat
         tokens.match(at, found.run.data() + skipped, found.run.size() - skipped));
     if (matched == 0) return;
     const std::uint32_t end = point.position + matched;
-    for (std::uint32_t span = point.position / span_tokens(); span < end / span_tokens(); ++span) {
-      path.chunks.push_back(full_chunk(node, span));
-    }
+    const std::uint32_t span = point.position / span_tokens();
+    const std::size_t num_before = path.chunks.size();
+    path.chunks.resize(num_before + end / span_tokens() - span);
+    std::iota(path.chunks.begin() + static_cast<std::ptrdiff_t>(num_before), path.chunks.end(),
+              full_chunk(node, span));
     point = {node, end};
     if (end < found.end()) return;
   }
@@ -192,7 +195,7 @@ void RadixIndex::remove(ChunkId id) {
   }
   for (TierState& tier : tiers_) {
     tier.leaves.forget(id);
-    tier.held.erase(id);
+    tier.forget_held(id);
   }
   chunks_.give_back(id);
   trim(node);
@@ -208,7 +211,7 @@ void RadixIndex::remove_unless_needed(ChunkId id) {
   }
   for (TierState& tier : tiers_) {
     tier.leaves.forget(id);
-    tier.held.erase(id);
+    tier.forget_held(id);
   }
   chunks_.make_blank(id);
 }
