@@ -21,17 +21,21 @@ void CompletionQueue::submitted(CommandKind kind, std::int64_t command_id, Clock
 
 void CompletionQueue::ended(CommandKind kind, const Completion& completion,
                             std::int64_t num_bytes) {
-  const std::lock_guard lock(mutex_);
-  Lane& lane = lanes_[static_cast<std::size_t>(kind)];
-  const auto entry =
-      std::find_if(lane.entries.begin(), lane.entries.end(), [&](const Entry& candidate) {
-        return candidate.command_id == completion.command_id && !candidate.has_ended;
-      });
-  entry->has_ended = true;
-  entry->completion = completion;
-  entry->visible_at = Clock::now() + entry->delay;
-  count(&lane, *entry, num_bytes);
-  num_ended_.fetch_add(1, std::memory_order_release);
+  {
+    const std::lock_guard lock(mutex_);
+    Lane& lane = lanes_[static_cast<std::size_t>(kind)];
+    const auto entry =
+        std::find_if(lane.entries.begin(), lane.entries.end(), [&](const Entry& candidate) {
+          return candidate.command_id == completion.command_id && !candidate.has_ended;
+        });
+    entry->has_ended = true;
+    entry->completion = completion;
+    entry->visible_at = Clock::now() + entry->delay;
+    count(&lane, *entry, num_bytes);
+    num_ended_.fetch_add(1, std::memory_order_release);
+  }
+  // Who is woken may take this CPU at once, and must not find the lock held by who then waits for
+  // one: that would be long on a busy machine.
   changed_.notify_all();
 }
 

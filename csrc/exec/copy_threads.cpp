@@ -13,11 +13,13 @@ CopyThreads::CopyThreads(int num_threads, Sink sink) : sink_(std::move(sink)) {
 CopyThreads::~CopyThreads() { close(0); }
 
 void CopyThreads::submit(std::unique_ptr<CopyJob> job) {
-  const std::lock_guard lock(mutex_);
   auto queued = std::make_shared<Queued>();
   queued->job = std::move(job);
-  queue_of(*queued->job).push_back(std::move(queued));
-  ++num_unfinished_;
+  {
+    const std::lock_guard lock(mutex_);
+    queue_of(*queued->job).push_back(std::move(queued));
+    ++num_unfinished_;
+  }
   work_there_.notify_one();
 }
 
@@ -84,11 +86,13 @@ void CopyThreads::plan(const std::shared_ptr<Queued>& queued, std::unique_lock<s
   queued->num_items = num_items;
   queued->state = Queued::State::kPlanned;
   if (num_items > 0) {
+    lock->unlock();  // whoever is woken may take the CPU at once: not with the lock held
     work_there_.notify_all();
+    lock->lock();
     return;
   }
   std::erase(queue_of(*queued->job), queued);
-  end(*queued, lock);
+  end(queued, lock);
 }
 
 void CopyThreads::run_next_item(const std::shared_ptr<Queued>& queued,
@@ -98,12 +102,13 @@ void CopyThreads::run_next_item(const std::shared_ptr<Queued>& queued,
   lock->unlock();
   const bool was_last = queued->job->run_item(item);
   lock->lock();
-  if (was_last) end(*queued, lock);
+  if (was_last) end(queued, lock);
 }
 
-void CopyThreads::end(const Queued& queued, std::unique_lock<std::mutex>* lock) {
+void CopyThreads::end(const std::shared_ptr<Queued>& queued, std::unique_lock<std::mutex>* lock) {
   lock->unlock();
-  sink_(*queued.job);
+  sink_(*queued->job);
+  queued->job.reset();
   lock->lock();
   if (--num_unfinished_ == 0) all_done_.notify_all();
 }

@@ -3,6 +3,7 @@
 //   loads   [ job | job ]  ─┐  a free thread takes the next item of the first load that has one,
 //   stores  [ job | job ]  ─┴▶ else of the first store: a load overtakes a store between its chunks
 //
+// The lock is held for moments only, and while nobody is woken: `submit` may have to wait for it.
 // Thread safety: any thread.
 #pragma once
 
@@ -49,7 +50,7 @@ class CopyThreads {
   std::shared_ptr<Queued> find_work();
   void plan(const std::shared_ptr<Queued>& queued, std::unique_lock<std::mutex>* lock);
   void run_next_item(const std::shared_ptr<Queued>& queued, std::unique_lock<std::mutex>* lock);
-  void end(const Queued& queued, std::unique_lock<std::mutex>* lock);
+  void end(const std::shared_ptr<Queued>& queued, std::unique_lock<std::mutex>* lock);
   void reject_new_jobs();
   Queue& queue_of(const CopyJob& job);
 

@@ -17,16 +17,20 @@ void LoadBoard::begin(std::int64_t command_id) {
 }
 
 void LoadBoard::advance(std::int64_t command_id, std::int64_t layers_done) {
-  const std::lock_guard lock(mutex_);
-  // Two threads may report two layers the other way round.
-  std::int64_t& known = loads_[command_id].layers_done;
-  known = std::max(known, layers_done);
+  {
+    const std::lock_guard lock(mutex_);
+    // Two threads may report two layers the other way round.
+    std::int64_t& known = loads_[command_id].layers_done;
+    known = std::max(known, layers_done);
+  }
   changed_.notify_all();
 }
 
 void LoadBoard::fail(std::int64_t command_id) {
-  const std::lock_guard lock(mutex_);
-  loads_[command_id].failed = true;
+  {
+    const std::lock_guard lock(mutex_);
+    loads_[command_id].failed = true;
+  }
   changed_.notify_all();
 }
 

@@ -33,17 +33,15 @@ RemoteLane::RemoteLane(const RemoteContext* context, const RedisEndpoint* endpoi
 }
 
 void RemoteLane::submit(RemoteCommand command) {
+  bool is_taken = false;
   {
     const std::lock_guard lock(mutex_);
-    const bool is_taken = health_.is_connected && !is_closing_ && !command.injected_failure &&
-                          queue_.size() < kMaxQueued;
-    if (is_taken) {
-      queue_.push_back(std::move(command));
-      changed_.notify_all();
-      return;
-    }
+    is_taken = health_.is_connected && !is_closing_ && !command.injected_failure &&
+               queue_.size() < kMaxQueued;
+    if (is_taken) queue_.push_back(std::move(command));
   }
-  end(command, 0, CompletionStatus::kFailed);
+  if (!is_taken) return end(command, 0, CompletionStatus::kFailed);
+  changed_.notify_all();
 }
 
 void RemoteLane::close(double drain_s) {
