@@ -68,8 +68,17 @@ class CallTimer:
     def _now_s(self) -> float:
         """Time, less what has been waited for a CPU so far."""
         assert threading.get_native_id() == self._thread_id
-        waited_ns = 0
-        for schedstat in self._schedstats:
-            _pread(schedstat, self._text, len(self._text), 0)
-            waited_ns += int(self._text.value.split()[1])
-        return time.monotonic() - waited_ns / 1e9
+        own, *others = self._schedstats
+        while True:
+            waited_ns = _waited_ns(own, self._text)
+            others_ns = sum(_waited_ns(other, self._text) for other in others)
+            now_s = time.monotonic()
+            # Had it lost its CPU in between, one would have that wait and the other not.
+            if _waited_ns(own, self._text) == waited_ns:
+                return now_s - (waited_ns + others_ns) / 1e9
+
+
+def _waited_ns(schedstat: int, text: ctypes.Array[ctypes.c_char]) -> int:
+    """How long a thread has waited for a CPU so far."""
+    _pread(schedstat, text, len(text), 0)
+    return int(text.value.split()[1])
