@@ -170,8 +170,9 @@ class RadixIndex(_native.RadixIndex):
         """Take from a saved index what the chunks that this one has too were worth to it.
 
         For an index whose tiers were reopened: recency and uses of the chunks that came back, told
-        by their tokens, and all that was said about subtrees. Chunks of time 0 that the saved index
-        does not have are taken to be younger than all that it has.
+        by their tokens, all that was said about subtrees, and how many chunks were evicted, dropped
+        or failed so far. Chunks of time 0 that the saved index does not have are taken to be
+        younger than all that it has.
 
         Args:
             path: A file of `save` or of a journal.

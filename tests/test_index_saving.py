@@ -325,6 +325,7 @@ def test_an_index_whose_disk_was_reopened_learns_what_its_chunks_were_worth(file
     assert (subtree.time.tolist(), subtree.num_uses.tolist()) == ([4], [2])
     assert [mark.pins for mark in opened.marks()][:1] == [{"router": 9, "operator": None}]
     assert length(opened, "aabbee") == 4
+    assert opened.stats().memory.evicted_chunks == index.stats().memory.evicted_chunks == 2
 
 
 # --- Taking a subtree elsewhere ---

@@ -216,8 +216,9 @@ class RadixIndex {
   // where extents contradict each other.
   void restore(const SavedIndex& saved);
 
-  // Takes from what was saved the recency and uses of the chunks that it has too, and the marks.
-  // A chunk of time 0 that is not known there came later. Returns how many chunks both have.
+  // Takes from what was saved the recency and uses of the chunks that it has too, the marks, and
+  // what was counted. A chunk of time 0 that is not known there came later. Returns how many chunks
+  // both have.
   std::size_t adopt(const SavedIndex& saved);
 
   // --- Looking (radix_index_check.cpp) ---
@@ -422,6 +423,7 @@ class RadixIndex {
   void note_changed(ChunkId id);
   void note_mark(MarkId id);
   IndexTotals totals() const;
+  void go_on_from(const IndexTotals& totals);
   void restore_marks(std::span<const MarkValues> marks);
 
   // Quotas (radix_index_quota.cpp).

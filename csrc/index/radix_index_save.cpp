@@ -108,13 +108,18 @@ void RadixIndex::restore(const SavedIndex& saved) {
   for (const NamespaceDigest& digest : saved.digests()) find_namespace(digest);
   restore_chunks(saved.chunks(), saved.digests());
   restore_marks(saved.marks());
-  const IndexTotals& totals = saved.totals();
+  go_on_from(saved.totals());
+}
+
+// What is counted goes on where it ended.
+void RadixIndex::go_on_from(const IndexTotals& totals) {
   now_ = std::max(now_, totals.now);
-  clock_ = totals.clock;
-  num_dropped_ = totals.num_dropped;
+  clock_ = std::max(clock_, totals.clock);
+  num_dropped_ = std::max(num_dropped_, totals.num_dropped);
   for (const Tier which : kTiers) {
-    tier(which).num_evicted = totals.num_evicted[index_of(which)];
-    tier(which).num_failed = totals.num_failed[index_of(which)];
+    TierState& here = tier(which);
+    here.num_evicted = std::max(here.num_evicted, totals.num_evicted[index_of(which)]);
+    here.num_failed = std::max(here.num_failed, totals.num_failed[index_of(which)]);
   }
 }
 
@@ -160,8 +165,7 @@ std::size_t RadixIndex::adopt(const SavedIndex& saved) {
     write_time(ids[i], chunk.time);
   }
   restore_marks(saved.marks());
-  now_ = std::max(now_, saved.totals().now);
-  clock_ = std::max(clock_, saved.totals().clock);
+  go_on_from(saved.totals());
   for (const auto& [root, digest] : roots_) {
     std::vector<ChunkId> all;
     collect(root, 0, all);
