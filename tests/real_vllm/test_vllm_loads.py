@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conversations import MAX_NEW_TOKENS, Workload
@@ -20,6 +21,11 @@ def finish(host: VllmHost) -> list[list[int]]:
     while host.step():
         pass
     return [answer["ids"] for _, answer in sorted(host.take_finished().items())]
+
+
+def ask(host: VllmHost, prompt: list[int]) -> dict[str, Any]:
+    (answer,) = host.generate(prompts=[prompt], max_tokens=MAX_NEW_TOKENS)
+    return answer
 
 
 def begin(host: VllmHost, prompts: list[list[int]]) -> int:
@@ -44,6 +50,29 @@ def test_the_batch_waits_for_the_load_of_a_request_that_is_alone(
     host.reset_prefix_cache()
     assert begin(host, workload.second[:2]) == 0  # both are being loaded
     assert finish(host) == workload.second_answers[:2]
+    assert host.state()["counters"]["loads_failed"] == 0
+
+
+def test_a_request_that_is_alone_and_of_which_all_but_a_few_tokens_are_there(
+    host: VllmHost, models: dict[str, Path], workload: Workload
+) -> None:
+    """On the device, and in memory. vLLM wants one token to be computed, "auto" wants two."""
+    document = workload.first[-1]
+    prompts = [document[: 3 * 32 + num_more] for num_more in (1, 2, 3)]
+    host.start(models["mha"], enable_prefix_caching=False)
+    expected = [ask(host, prompt)["ids"] for prompt in prompts]
+    host.start(models["mha"], connector(loads="auto"))
+    ask(host, document)
+    host.settle()
+
+    for prompt, ids in zip(prompts, expected, strict=True):
+        on_device = ask(host, prompt)
+        host.reset_prefix_cache()
+        in_memory = ask(host, prompt)
+
+        assert on_device["ids"] == in_memory["ids"] == ids
+        assert on_device["cached_tokens"] == 96
+        assert in_memory["cached_tokens"] == (len(prompt) - 2) // 32 * 32  # blocks of 32
     assert host.state()["counters"]["loads_failed"] == 0
 
 
