@@ -38,6 +38,7 @@ from harness import emit, progress
 Times = dict[str, list[float]]
 _LOOP_STEPS = 200_000
 _CHANNEL = "RADIXKV_BENCH_CHANNEL"
+_FOLDER = "RADIXKV_BENCH_FOLDER"  # goes with the benchmark, however the engine ends
 _POLL_S = 1.0
 _END_TIMEOUT_S = 10.0
 
@@ -77,7 +78,7 @@ class Side:
                 [sys.executable, *sys.argv, "--only", name],
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr.fileno(),
-                env=os.environ | {_CHANNEL: str(theirs.fileno()), "TMPDIR": folder},
+                env=os.environ | {_CHANNEL: str(theirs.fileno()), _FOLDER: folder},
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
@@ -97,6 +98,7 @@ class Side:
             self.is_complete, self.values = self._channel.recv()
             self._has_turn = False
         except (EOFError, OSError):
+            self._has_turn = False
             self.end()
             progress(f"{self.name}: FAILED, its process ended with {self._process.returncode}")
             return False
@@ -218,7 +220,9 @@ def run_alone(run: Callable[[Path], Times]) -> None:
     if benchmark is not None:
         _await_turn(benchmark)
     try:
-        with tempfile.TemporaryDirectory(prefix="run-", ignore_cleanup_errors=True) as folder:
+        with tempfile.TemporaryDirectory(
+            dir=os.environ.get(_FOLDER), prefix="radixkv-bench-", ignore_cleanup_errors=True
+        ) as folder:
             values = run(Path(folder))
     except Exception:
         traceback.print_exc()

@@ -92,6 +92,8 @@ def test_an_engine_that_fails_keeps_its_rounds_and_the_others_go_on(tmp_path: Pa
     assert "baseline" not in run.rows["good"]  # the first of the peers has none
     assert run.status == 1
     assert "RuntimeError: no second round" in run.said
+    assert "dies: FAILED, its process ended with -9" in run.said
+    assert "fails: FAILED, its process ended with 1" in run.said
     assert "not all was measured of dies, fails" in run.said
     assert run.left == []
 
