@@ -281,7 +281,7 @@ class SchedulerSide:
                 self._blocks.begin(state, blocks, num_computed)
                 continue
             self._blocks.go_on(state, blocks)
-            if state is not None:
+            if state is not None and num_computed >= state.due:
                 yield state, num_computed
         self._meter.note_computed(num_prompt_tokens)
 
