@@ -34,6 +34,7 @@ __all__: list[str] = [
 ]
 
 class RunStats:
+    def __repr__(self) -> str: ...
     @property
     def num_bytes(self) -> int: ...
     @property
@@ -80,6 +81,7 @@ class Match:
     """
     What a match found. It pins nothing.
     """
+    def __repr__(self) -> str: ...
     def slices(self) -> numpy.ndarray:
         """
         The chunks of `num_tokens`, as they are now; empty once the last of them has gone.
@@ -123,6 +125,7 @@ class PrefixHandle:
         """
 
 class TierStats:
+    def __repr__(self) -> str: ...
     @property
     def evicted_chunks(self) -> int: ...
     @property
@@ -141,6 +144,7 @@ class TierStats:
     def writing_chunks(self) -> int: ...
 
 class IndexStats:
+    def __repr__(self) -> str: ...
     @property
     def chunks(self) -> int: ...
     @property
@@ -559,6 +563,7 @@ class SubtreeMark:
     """
     What was said about a prefix.
     """
+    def __repr__(self) -> str: ...
     @property
     def digest(self) -> bytes:
         """
@@ -594,6 +599,7 @@ class SubtreeStats:
     """
     How much of a subtree is kept.
     """
+    def __repr__(self) -> str: ...
     @property
     def chunks(self) -> int:
         """

@@ -264,6 +264,7 @@ def test_a_subtree_is_counted(index):
     index.acquire(tokens("aacc"), time=7).close()
 
     stats = index.subtree_stats(tokens("aac"))
+    assert repr(stats).startswith(f"SubtreeStats(chunks={stats.chunks}, tokens={stats.tokens}, ")
     assert (stats.chunks, stats.tokens, stats.hits, stats.last_use) == (1, 2, 1, 7)
     assert index.subtree_stats(tokens("aa")).chunks == 3
     assert index.subtree_stats(tokens("")).memory_bytes == 4 * CHUNK_BYTES

@@ -16,6 +16,7 @@
 #include "bind/parts.h"
 #include "bind/remote_parts.h"
 #include "bind/shared_index.h"
+#include "bind/show_values.h"
 #include "index/radix_index.h"
 
 namespace radixkv::bind {
@@ -357,7 +358,8 @@ void bind_looking(IndexClass& cls) {
 }
 
 void bind_values(py::module_& module) {
-  py::class_<PyMatch>(module, "Match", "What a match found. It pins nothing.")
+  py::class_<PyMatch> match(module, "Match", "What a match found. It pins nothing.");
+  match
       .def_property_readonly(
           "num_tokens", [](const PyMatch& self) { return self.match.num_tokens; },
           "Longest prefix that is ready, each chunk in memory or on disk.")
@@ -371,6 +373,7 @@ void bind_values(py::module_& module) {
                 [&](const RadixIndex& native) { return native.slices(self.match); }));
           },
           "The chunks of `num_tokens`, as they are now; empty once the last of them has gone.");
+  show_values(match);
   py::class_<PrefixHandle>(module, "PrefixHandle", "Pins what a match found until it is closed.")
       .def_property_readonly(
           "num_tokens", [](const PrefixHandle& self) { return self.pin().num_tokens; },
@@ -398,8 +401,8 @@ void bind_values(py::module_& module) {
             self.close();
           },
           "type"_a, "value"_a, "traceback"_a);
-  py::class_<TierStats>(module, "TierStats")
-      .def_readonly("ready_chunks", &TierStats::ready_chunks)
+  py::class_<TierStats> tier(module, "TierStats");
+  tier.def_readonly("ready_chunks", &TierStats::ready_chunks)
       .def_readonly("writing_chunks", &TierStats::writing_chunks)
       .def_readonly("used_units", &TierStats::used_units)
       .def_readonly("total_units", &TierStats::total_units)
@@ -407,8 +410,9 @@ void bind_values(py::module_& module) {
       .def_readonly("uses", &TierStats::uses)
       .def_readonly("evicted_chunks", &TierStats::evicted_chunks)
       .def_readonly("failed_chunks", &TierStats::failed_chunks);
-  py::class_<IndexStats>(module, "IndexStats")
-      .def_readonly("chunks", &IndexStats::chunks)
+  show_values(tier);
+  py::class_<IndexStats> stats(module, "IndexStats");
+  stats.def_readonly("chunks", &IndexStats::chunks)
       .def_readonly("nodes", &IndexStats::nodes)
       .def_readonly("tokens", &IndexStats::tokens)
       .def_readonly("pins", &IndexStats::pins)
@@ -419,6 +423,7 @@ void bind_values(py::module_& module) {
           "memory", [](const IndexStats& self) { return self.tiers[index_of(Tier::kMemory)]; })
       .def_property_readonly(
           "disk", [](const IndexStats& self) { return self.tiers[index_of(Tier::kDisk)]; });
+  show_values(stats);
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include "bind/arrays.h"
 #include "bind/parts.h"
 #include "bind/shared_index.h"
+#include "bind/show_values.h"
 #include "index/run_finder.h"
 
 namespace radixkv::bind {
@@ -79,10 +80,11 @@ void bind_index_runs(IndexClass& cls) {
 }
 
 void bind_runs(py::module_& module) {
-  py::class_<RunFinderStats>(module, "RunStats")
-      .def_readonly("num_grams", &RunFinderStats::num_grams)
+  py::class_<RunFinderStats> stats(module, "RunStats");
+  stats.def_readonly("num_grams", &RunFinderStats::num_grams)
       .def_readonly("num_bytes", &RunFinderStats::num_bytes)
       .def_readonly("num_waiting", &RunFinderStats::num_waiting);
+  show_values(stats);
   py::class_<PyRuns>(module, "KeptRuns",
                      "Runs that are kept, by where they begin in what was asked. None lies inside "
                      "another. It pins nothing.")

@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
+#include "bind/show_values.h"
 #include "index/mark_table.h"
 
 namespace radixkv::bind {
@@ -13,8 +14,8 @@ namespace py = pybind11;
 namespace {
 
 void bind_mark(py::module_& module) {
-  py::class_<PyMark>(module, "SubtreeMark", "What was said about a prefix.")
-      .def_property_readonly(
+  py::class_<PyMark> mark(module, "SubtreeMark", "What was said about a prefix.");
+  mark.def_property_readonly(
           "digest",
           [](const PyMark& self) {
             return py::bytes(reinterpret_cast<const char*>(self.values.digest.data()),
@@ -50,14 +51,15 @@ void bind_mark(py::module_& module) {
             return pins;
           },
           "Owners, and when their pins end; None is never.");
+  show_values(mark);
 }
 
 void bind_stats(py::module_& module) {
   const auto count = [](std::uint64_t SubtreeStats::*member) {
     return [member](const PySubtreeStats& self) { return self.stats.*member; };
   };
-  py::class_<PySubtreeStats>(module, "SubtreeStats", "How much of a subtree is kept.")
-      .def_property_readonly("chunks", count(&SubtreeStats::chunks), "Kept on any tier.")
+  py::class_<PySubtreeStats> stats(module, "SubtreeStats", "How much of a subtree is kept.");
+  stats.def_property_readonly("chunks", count(&SubtreeStats::chunks), "Kept on any tier.")
       .def_property_readonly("tokens", count(&SubtreeStats::tokens), "Of these chunks.")
       .def_property_readonly("hits", count(&SubtreeStats::hits),
                              "Admissions that ended on one of them, after the one that stored it.")
@@ -74,6 +76,7 @@ void bind_stats(py::module_& module) {
       .def_property_readonly(
           "disk_bytes", [](const PySubtreeStats& self) { return self.bytes(Tier::kDisk); },
           "Extents on disk, with those still being written.");
+  show_values(stats);
 }
 
 }  // namespace
