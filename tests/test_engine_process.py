@@ -10,10 +10,13 @@ from pathlib import Path
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
-# "fails" has one round; "hangs" never ends its second one, and asks for the end of all instead.
+# "dies" leaves a process of its own behind; "fails" has one round; "hangs" never ends its second
+# one, and asks for the end of all instead.
 BENCHMARK = """
-import argparse, os, pathlib, signal, sys, time
-from engine_process import add, add_options, emit_beside, measured_in_turns, run_alone, take_turn
+import argparse, json, os, pathlib, signal
+from engine_process import (
+    add, add_options, emit_beside, measure, measured_in_turns, run_alone, take_turn
+)
 
 log = pathlib.Path(__file__).with_suffix(".log")
 
@@ -25,6 +28,8 @@ def run(name, folder):
     print("what an engine says on stdout")
     note(f"{name} starts in {folder}")
     if name == "dies":
+        if not os.fork():
+            signal.pause()
         os.kill(os.getpid(), signal.SIGKILL)
     times = {}
     for number in range(2):
@@ -44,6 +49,8 @@ add_options(parser, ["good", "fails", "dies", "hangs"])
 options = parser.parse_args()
 if options.only:
     run_alone(lambda folder: run(options.only, folder))
+elif options.names.startswith("alone:"):
+    print(json.dumps({"name": "alone", **measure(options.names.removeprefix("alone:"))}))
 else:
     names = options.names.split(",")
     with measured_in_turns(names, options.minutes) as values:
@@ -114,6 +121,20 @@ def test_time_that_runs_out_ends_all(tmp_path: Path) -> None:
     assert run.status == 1
     assert run.log == []
     assert run.left == []
+
+
+def test_an_engine_alone_measures_all_of_its_rounds(tmp_path: Path) -> None:
+    run = Run(tmp_path, "alone:good")
+
+    assert run.status == 0
+    assert run.rows["alone"]["speed_ms"] == [1, 2]
+
+
+def test_an_engine_alone_that_fails_gives_nothing(tmp_path: Path) -> None:
+    run = Run(tmp_path, "alone:fails")
+
+    assert run.status == 1
+    assert run.rows == {}
 
 
 def test_one_engine_by_hand_prints_its_values(tmp_path: Path) -> None:
