@@ -176,6 +176,7 @@ def test_text_is_read_as_bytes_in_the_order_of_time(tmp_path):
     ("lines", "message"),
     [
         ([], "no requests"),
+        ([{"hash_ids": [1]}], "t.jsonl:1: hash_ids: expected input_length"),
         ([{"hash_ids": [1, 2], "input_length": 100}], "t.jsonl:1: hash_ids: 2 ids for 100 tokens"),
         ([{"hash_ids": [1], "input_length": 5}, {"tokens": [1]}], "some lines have hash_ids"),
         ([{"tokens": [1]}, {"tokens": [-1]}], "t.jsonl:2"),

@@ -116,7 +116,7 @@ def read_trace(path: Path, tokenizer: Path | None = None) -> Trace:
             kinds.add("hash_ids" in line)
             try:
                 requests.append(_parse(line, encode, number_of))
-            except (KeyError, TypeError, ValueError, OverflowError) as error:
+            except (TypeError, ValueError, OverflowError) as error:
                 raise TraceError(f"{where}: {error}") from error
     if len(kinds) > 1:
         raise TraceError(f"{path}: some lines have hash_ids, others have not")
@@ -148,6 +148,8 @@ def _parse(line: Mapping[str, Any], encode: Tokenizer, number_of: dict[int, int]
     if "hash_ids" in line:
         # Numbered anew, so that tokens made of them fit into 32 bits whatever the ids are.
         ids = [number_of.setdefault(block, len(number_of)) for block in line["hash_ids"]]
+        if "input_length" not in line:
+            raise ValueError("hash_ids: expected input_length beside them")
         num_tokens = int(line["input_length"])
         if len(ids) != -(-num_tokens // MOONCAKE_BLOCK_TOKENS):
             raise ValueError(f"hash_ids: {len(ids)} ids for {num_tokens} tokens")
