@@ -42,8 +42,8 @@ def engine():
 @pytest.fixture
 def open_tier(tmp_path, engine):
     @contextmanager
-    def open_tier(**options):
-        disk = DiskOptions(tmp_path, CAPACITY, **({"sync_interval_s": 0} | options))
+    def open_tier(capacity_bytes=CAPACITY, **options):
+        disk = DiskOptions(tmp_path, capacity_bytes, **({"sync_interval_s": 0} | options))
         with Executor(LAYOUT, memory_bytes=1 << 20, disk=disk, pin=False) as executor:
             executor.attach(engine.memory())
             yield executor
@@ -125,6 +125,21 @@ def test_a_restart_brings_back_chunks_parents_first(open_tier, engine):
     before = chunks.copy()
     before["id"] -= 50
     assert restored.tokens.tolist() == tokens_of(before).tolist()
+
+
+def test_headers_are_found_wherever_they_lie(open_tier, file):
+    with open_tier(capacity_bytes=20 * CAPACITY) as executor:
+        path = path_of_chunks(executor, list(range(8)))
+        put(executor, path)
+    headers = [(offset, file.read(offset, BLOCK)) for offset in file.header_offsets()]
+    for offset, header in headers:  # last ones first, far from each other
+        file.write(offset, bytes(BLOCK))
+        file.write(BLOCK * (2000 - 240 * offset // BLOCK), header)
+
+    with open_tier(capacity_bytes=20 * CAPACITY) as executor:
+        assert offsets(executor) == list(range(8))
+        assert executor.restored.tokens.tolist() == tokens_of(path).tolist()
+        assert fetch(executor, path).num_ok == 8
 
 
 def test_a_parent_comes_first_though_it_was_written_last(open_tier):
