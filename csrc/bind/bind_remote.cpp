@@ -101,14 +101,8 @@ void bind_outside_objects(py::module_& module) {
       .def("buffers", &buffers_of, "count"_a)
       .def("begin_put", &OutsideObjects::begin_put, py::call_guard<py::gil_scoped_release>())
       .def("begin_get", &OutsideObjects::begin_get)
-      .def(
-          "finish_get",
-          [check](OutsideObjects& self, std::size_t index) {
-            check(self, index);
-            const py::gil_scoped_release unlock;
-            return self.finish_get(index);
-          },
-          "index"_a)
+      .def("finish_get", &OutsideObjects::finish_get, "count"_a,
+           py::call_guard<py::gil_scoped_release>())
       .def("num_bytes", &OutsideObjects::num_bytes, "num_objects"_a);
 }
 

@@ -8,6 +8,9 @@ namespace {
 // How much of the past counts in the recent rate: about the last five commands.
 constexpr double kDecay = 0.8;
 
+// A command that takes longer for its bytes than the last few did counts as so much slower at most.
+constexpr double kMostSlower = 4;
+
 bool is_remote(std::size_t kind) { return kind >= static_cast<std::size_t>(CommandKind::kPut); }
 
 }  // namespace
@@ -52,8 +55,15 @@ void CompletionQueue::count(Lane* lane, const Entry& entry, std::int64_t num_byt
   if (num_bytes > 0) {
     // Commands overlap: time that an earlier one of the kind has taken is not counted again.
     const std::chrono::duration<double> taken = now - std::max(entry.begun, lane->last_end);
-    lane->recent_bytes = kDecay * lane->recent_bytes + static_cast<double>(num_bytes);
-    lane->recent_s = kDecay * lane->recent_s + taken.count();
+    const auto bytes = static_cast<double>(num_bytes);
+    double taken_s = taken.count();
+    // One moment in which a few bytes had to wait is not the tier's rate, and what is thought slow
+    // is hardly used, and so measured, any more. One that stays slow is believed after a few more.
+    if (stats.recent_bytes_per_s > 0) {
+      taken_s = std::min(taken_s, kMostSlower * bytes / stats.recent_bytes_per_s);
+    }
+    lane->recent_bytes = kDecay * lane->recent_bytes + bytes;
+    lane->recent_s = kDecay * lane->recent_s + taken_s;
     if (lane->recent_s > 0) stats.recent_bytes_per_s = lane->recent_bytes / lane->recent_s;
   }
   lane->last_end = now;

@@ -40,12 +40,15 @@ void OutsideObjects::begin_get() {
   for (const ChunkRef& chunk : command_.chunks) context_.tags->wipe(chunk);
 }
 
-bool OutsideObjects::finish_get(std::size_t index) {
-  const ChunkObject& object = objects_[index];
-  const std::uint64_t checksum = xxh3_64(object.payload.data(), object.payload.size());
-  if (!is_the_one(context_.shape, object, head(index), checksum)) return false;
-  context_.hold(command_.chunks[index]);
-  return true;
+std::size_t OutsideObjects::finish_get(std::size_t count) {
+  std::size_t index = 0;
+  for (; index < std::min(count, size()); ++index) {
+    const ChunkObject& object = objects_[index];
+    const std::uint64_t checksum = xxh3_64(object.payload.data(), object.payload.size());
+    if (!is_the_one(context_.shape, object, head(index), checksum)) break;
+    context_.hold(command_.chunks[index]);
+  }
+  return index;
 }
 
 std::int64_t OutsideObjects::num_bytes(std::size_t num_objects) const {

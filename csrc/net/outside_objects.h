@@ -2,7 +2,7 @@
 // whose client exists in Python only: the objects' names, and where their heads and payloads lie.
 //
 //   put   begin_put ─▶ the client sends what `buffers` name
-//   get   begin_get ─▶ the client fills them ─▶ finish_get, one by one, compares and lets go
+//   get   begin_get ─▶ the client fills them ─▶ finish_get compares
 //
 // Here an object is in one piece, however long. Thread safety: one thread at a time.
 #pragma once
@@ -39,8 +39,9 @@ class OutsideObjects {
 
   // The extents hold nothing until finish_get.
   void begin_get();
-  // Whether what came is the chunk that was asked for; then it is there from now on.
-  bool finish_get(std::size_t index);
+  // The first `count` have come. How many of them, from the front, are the chunks that were asked
+  // for: those are there from now on.
+  std::size_t finish_get(std::size_t count);
 
   std::int64_t num_bytes(std::size_t num_objects) const;
 
