@@ -8,8 +8,10 @@ namespace {
 // How much of the past counts in the recent rate: about the last five commands.
 constexpr double kDecay = 0.8;
 
-// A command that takes longer for its bytes than the last few did counts as so much slower at most.
+// A command that takes longer for its bytes than the last few did counts as so much slower at most,
+// and as one of so many bytes: of fewer the time is mostly that of asking.
 constexpr double kMostSlower = 4;
+constexpr double kFewBytes = 256 << 10;
 
 bool is_remote(std::size_t kind) { return kind >= static_cast<std::size_t>(CommandKind::kPut); }
 
@@ -55,13 +57,16 @@ void CompletionQueue::count(Lane* lane, const Entry& entry, std::int64_t num_byt
   if (num_bytes > 0) {
     // Commands overlap: time that an earlier one of the kind has taken is not counted again.
     const std::chrono::duration<double> taken = now - std::max(entry.begun, lane->last_end);
-    const auto bytes = static_cast<double>(num_bytes);
+    auto bytes = static_cast<double>(num_bytes);
     double taken_s = taken.count();
     // One moment in which a few bytes had to wait is not the tier's rate, and what is thought slow
     // is hardly used, and so measured, any more. One that stays slow is believed after a few more.
-    if (stats.recent_bytes_per_s > 0) {
-      taken_s = std::min(taken_s, kMostSlower * bytes / stats.recent_bytes_per_s);
+    if (const double rate = stats.recent_bytes_per_s; rate > 0) {
+      taken_s = std::min(taken_s, kMostSlower * bytes / rate);
+      bytes = std::max(bytes, std::min(rate * taken_s, kFewBytes));
     }
+    // With the first a connection may have been set up: it is believed until there is a second.
+    if (++lane->num_measured == 2) lane->recent_bytes = lane->recent_s = 0;
     lane->recent_bytes = kDecay * lane->recent_bytes + bytes;
     lane->recent_s = kDecay * lane->recent_s + taken_s;
     if (lane->recent_s > 0) stats.recent_bytes_per_s = lane->recent_bytes / lane->recent_s;

@@ -67,6 +67,7 @@ class CompletionQueue {
     std::deque<Entry> entries;  // in order of submission
     KindStats stats;
     Clock::time_point last_end{};
+    std::int64_t num_measured = 0;
     double recent_bytes = 0;
     double recent_s = 0;
   };
