@@ -6,6 +6,7 @@
 #include <pybind11/typing.h>
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "bind/arrays.h"
@@ -81,9 +82,14 @@ std::int64_t remote_changes(const Executor& executor) {
   return count;
 }
 
-}  // namespace
-
-namespace {
+// The GIL is let go only for what takes longer than to get it back: up to 5 ms, while the engine's
+// thread is busy.
+std::size_t finish_get(OutsideObjects& objects, std::size_t count) {
+  constexpr std::int64_t kFewBytes = 4 << 20;
+  std::optional<py::gil_scoped_release> unlock;
+  if (objects.num_bytes(std::min(count, objects.size())) > kFewBytes) unlock.emplace();
+  return objects.finish_get(count);
+}
 
 void bind_outside_objects(py::module_& module) {
   const auto check = [](const OutsideObjects& objects, std::size_t index) {
@@ -101,8 +107,7 @@ void bind_outside_objects(py::module_& module) {
       .def("buffers", &buffers_of, "count"_a)
       .def("begin_put", &OutsideObjects::begin_put, py::call_guard<py::gil_scoped_release>())
       .def("begin_get", &OutsideObjects::begin_get)
-      .def("finish_get", &OutsideObjects::finish_get, "count"_a,
-           py::call_guard<py::gil_scoped_release>())
+      .def("finish_get", &finish_get, "count"_a)
       .def("num_bytes", &OutsideObjects::num_bytes, "num_objects"_a);
 }
 

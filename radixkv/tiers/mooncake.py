@@ -281,7 +281,6 @@ class MooncakeTier:
             )
         num_bytes = [sum(both) for both in sizes]
         num_come = _num_equal(answers, num_bytes)
-        # One call for all: to get the GIL back takes up to 5 ms while the engine's thread is busy.
         num_right = objects.finish_get(num_come)
         if num_right < num_come:
             self._store.batch_remove([names[num_right]], True)  # so that it is put anew
