@@ -408,8 +408,12 @@ class KVCache:
         if self._metrics is not None:
             self._metrics.update(self.planner.counters, self.planner.levels())
 
+    def note_launched(self) -> None:
+        """The engine begins to compute prompts; some tick later it will tell that they are."""
+        self._meter.note_launched()
+
     def note_computed(self, num_tokens: int) -> None:
-        """The engine has computed so many tokens of prompts since the last tick.
+        """The engine has told since the last tick that so many tokens of prompts are computed.
 
         What it takes to compute decides whether a prefetch from the disk is worth waiting for.
         """

@@ -66,6 +66,12 @@ class TickRecord:
 class RateMeter:
     """Measures what a tick record says of time and rates. The caller reads the clock.
 
+        step   launch ─ tick ─ tick, computed ─ tick
+               ├──────── time of the prefill ──────┤
+
+    What was launched may be computed at once, or while the next step begins: its time is that of
+    all steps from its launch to the one that tells of it.
+
     Args:
         now_s: The time at which it begins, in seconds of a clock that never falls.
         min_tokens: Fewer tokens computed in one step say nothing about the rate of a prefill.
@@ -75,21 +81,32 @@ class RateMeter:
         self._last_s = now_s
         self._min_tokens = min_tokens
         self._computed_tokens = 0
+        self._is_computing = False
+        self._computing_s = 0.0
         self._compute_rate = 0.0  # tokens a second
         self.fetch_bytes_per_s = 0.0
         self.get_bytes_per_s = 0.0
 
+    def note_launched(self) -> None:
+        """The engine begins to compute prompts, or lets them wait for its device."""
+        self._is_computing = True
+
     def note_computed(self, num_tokens: int) -> None:
-        """The engine has computed so many tokens of prompts since the last `read`."""
+        """The engine has told since the last `read` that so many tokens of prompts are computed."""
         self._computed_tokens += num_tokens
 
     def read(self, now_s: float) -> tuple[int, Rates]:
         """Microseconds since the last `read`, and the rates by now."""
         elapsed_s = now_s - self._last_s
         self._last_s = now_s
-        if self._computed_tokens >= self._min_tokens and elapsed_s > 0:
-            rate = self._computed_tokens / elapsed_s
+        if self._is_computing or self._computed_tokens:
+            self._computing_s += elapsed_s
+        if self._computed_tokens >= self._min_tokens and self._computing_s > 0:
+            rate = self._computed_tokens / self._computing_s
             self._compute_rate += (rate - self._compute_rate) * (0.2 if self._compute_rate else 1)
+        if self._computed_tokens:
+            self._is_computing = False
+            self._computing_s = 0.0
         self._computed_tokens = 0
         rates = Rates(
             int(self.fetch_bytes_per_s), int(self._compute_rate), int(self.get_bytes_per_s)

@@ -252,6 +252,7 @@ class OutsideDevice(HiCacheSurface):
 
     def ready_to_load_host_cache(self) -> int:
         """The index by which a new batch waits, layer by layer, for every load under way."""
+        self._kv.note_launched()
         self._kv.begin_loads()
         return self._layers.open_batch([load.ticket for load in self._loads.values()])
 

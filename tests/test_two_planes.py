@@ -192,3 +192,19 @@ def test_the_rate_of_computing_is_told_from_prefills_only():
 
     _, rates = meter.read(11.0)
     assert rates.compute_tokens_per_s == 1280
+
+
+def test_what_is_computed_as_it_is_launched_and_told_a_step_later_took_both_steps():
+    meter = RateMeter(now_s=10.0, min_tokens=64)
+    meter.note_launched()
+    meter.read(10.4)
+    meter.note_computed(640)
+    _, rates = meter.read(10.5)
+    assert rates.compute_tokens_per_s == 1280
+
+    meter.read(20.0)  # nothing to do
+    meter.note_launched()
+    meter.note_computed(640)
+
+    _, rates = meter.read(20.5)
+    assert rates.compute_tokens_per_s == 1280

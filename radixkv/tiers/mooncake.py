@@ -43,6 +43,9 @@ _LOCAL_BUFFER_BYTES = 16 << 20
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.2, 5.0
 _IDLE_CHECK_S = 1.0
 _LEAST_BYTES_PER_S = 20e6  # slower than this is as good as dead
+# How long the engine's thread may keep the GIL from a lane that waits for it, twice a command. At
+# Python's 5 ms that was most of what a small get took.
+_SWITCH_INTERVAL_S = 0.5e-3
 _PROBE = "rkv1:probe"
 _RDMA_DEVICES = Path("/sys/class/infiniband")
 _SETUP_TIMEOUT_S = 10.0
@@ -133,6 +136,7 @@ class MooncakeTier:
         self._closing = threading.Event()
         self._reads = _Lane(self, "reads", self._keep_store)
         self._writes = _Lane(self, "writes", None)
+        sys.setswitchinterval(min(_SWITCH_INTERVAL_S, sys.getswitchinterval()))
         self._reads.start()
         self._writes.start()
 
