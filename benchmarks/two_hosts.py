@@ -1,6 +1,6 @@
 """How long until the first token when another host's KV comes over a network, and is that chosen?
 
-    PYTHONPATH=. .venvs/sglang-0.5.18/bin/python benchmarks/two_hosts.py    # as root: see wire.py
+    PYTHONPATH=examples .venvs/sglang-0.5.18/bin/python benchmarks/two_hosts.py     # as root
 
 A real SGLang on the CPU answers prompts that another one has computed, which share a Redis at the
 far end of a wire, and prompts that nobody has. A load that costs more than computing should not be
@@ -25,12 +25,11 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
+from demo.engines import Room, SGLang
+from demo.model import Model, prepare_model
+from demo.server import Server, free_port
 from harness import emit, progress
 from wire import Wire, why_not
-
-from examples.demo.engines import Room, SGLang
-from examples.demo.model import Model, prepare_model
-from examples.demo.server import Server, free_port
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ROUNDS = 7
