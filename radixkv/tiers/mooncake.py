@@ -43,8 +43,8 @@ _LOCAL_BUFFER_BYTES = 16 << 20
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.2, 5.0
 _IDLE_CHECK_S = 1.0
 _LEAST_BYTES_PER_S = 20e6  # slower than this is as good as dead
-# How long the engine's thread may keep the GIL from a lane that waits for it, twice a command. At
-# Python's 5 ms that was most of what a small get took.
+# How long any thread of the process, the engine's above all, may keep the GIL from a lane that
+# waits for it, twice a command. At Python's 5 ms that was most of what a small get took.
 _SWITCH_INTERVAL_S = 0.5e-3
 _PROBE = "rkv1:probe"
 _RDMA_DEVICES = Path("/sys/class/infiniband")
