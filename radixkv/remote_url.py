@@ -131,7 +131,7 @@ def parse_remote(url: str) -> RemoteUrl:
         return _parse_sentinels(parts, _options(parts, _SENTINEL_OPTIONS))
     if parts.scheme == "mooncake":
         return _parse_mooncake(parts, _options(parts, _MOONCAKE_OPTIONS))
-    raise _refusal("expected a URL that begins with redis, rediss, unix, mooncake")
+    raise _refusal("expected a URL that begins with redis, rediss, unix, redis+sentinel, mooncake")
 
 
 def _parse_redis(parts: SplitResult, options: Mapping[str, str]) -> RedisUrl:

@@ -165,8 +165,8 @@ def _within(low: float, high: float, *kinds: type) -> Callable[[Any], bool]:
 def _path_from_yaml(value: object) -> Path | None:
     if value is None:
         return None
-    if not isinstance(value, str):
-        raise TypeError("not a text")
+    if not isinstance(value, str) or not value:
+        raise TypeError("not a path")  # an empty one would be the folder that one is in
     return Path(value).expanduser()
 
 

@@ -63,4 +63,7 @@ def test_what_is_wrong_is_said_in_one_line(trace, tmp_path):
 
     assert "bad.jsonl:1" in run(tmp_path / "bad.jsonl").output
     assert "expected a size such as 20GiB or 10%" in run(trace, "--memory", "many").output
+    for size in ("-5%", "nan%", "1e400%", "2000TiB"):
+        assert "expected at most 1024TiB or 10000%" in run(trace, "--memory", size).output
+    assert "No such file" in run(trace, "--memory", "10%", "--csv", tmp_path / "no/rows").output
     assert run(trace, "--model", tmp_path).exit_code == 1

@@ -64,6 +64,14 @@ def test_a_prefix_and_what_begins_with_it_can_be_exported_alone(tmp_path, folder
     assert done("export", folder, tmp_path / "kv", "--prefix-tokens", "7,8")["num_chunks"] == 0
 
 
+@pytest.mark.parametrize("ids", ["abc", "1.5", "-1", "1,,2", "99999999999", "@absent", "@"])
+def test_what_is_no_prefix_is_not_exported_as_another(tmp_path, folder, ids):
+    result = run("export", folder, tmp_path / "kv", "--prefix-tokens", ids)
+
+    assert "expected token ids such as 1,2,3" in result.output
+    assert not (tmp_path / "kv").exists()
+
+
 def test_it_runs_beside_the_process_that_uses_the_folder_but_an_import_does_not(tmp_path, folder):
     file = tmp_path / "kv.chunks"
     with open_cache(Engine(), folder):

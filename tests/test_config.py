@@ -108,6 +108,7 @@ def test_a_key_written_with_a_dot_is_shown_nested():
         ({"memory": {"numa": False}}, "memory.numa: expected one of local, any, got False"),
         ({"memory": "20GiB"}, "memory: expected keys below it"),
         ({"disk": {"path": 3}}, "disk.path: expected a path, got 3"),
+        ({"disk": {"path": ""}}, "disk.path: expected a path, got ''"),
         ({"prefetch": {"deadline": "2h"}}, "prefetch.deadline: expected a duration .*got '2h'"),
         ({"store": {"max_inflight": 1.5}}, "store.max_inflight: expected a number .*got 1.5"),
         ({"store": {"decode": "yes"}}, "store.decode: expected true or false, got 'yes'"),

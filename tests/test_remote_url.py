@@ -51,7 +51,7 @@ def test_a_socket_has_a_path_and_an_encrypted_server_a_certificate():
     ("url", "reason"),
     [
         ("http://host", "begins with redis, rediss, unix"),
-        ("host:6379", "begins with redis, rediss, unix"),
+        ("host:6379", r"begins with redis, rediss, unix, redis\+sentinel, mooncake"),
         ("redis://", "a host"),
         ("unix://", "a path"),
         ("redis://host:99999", "a port"),

@@ -21,7 +21,10 @@ from radixkv.errors import UnsupportedError
 from radixkv.layout import KVLayout
 from radixkv.replay import Replay, Setup, Trace, TraceError, ideal, optimum, read_trace, replay
 from radixkv.replay.run import DEFAULT_LAYOUT
-from radixkv.units import approximate_size, parse_size
+from radixkv.units import TIB, approximate_size, parse_size
+
+_LARGEST_SHARE = 100.0
+_LARGEST_BYTES = 1024 * TIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +54,16 @@ class SizeType(click.ParamType[Size]):
         text = str(value)
         try:
             if text.endswith("%"):
-                return Size(text, share=float(text[:-1]) / 100)
-            return Size(text, num_bytes=parse_size(text))
-        except ValueError:
+                size = Size(text, share=float(text[:-1]) / 100)
+            else:
+                size = Size(text, num_bytes=parse_size(text))
+        except (ValueError, OverflowError):
             self.fail(f"expected a size such as 20GiB or 10%, got {text!r}", param, ctx)
+        if not (0 <= size.share <= _LARGEST_SHARE and size.num_bytes <= _LARGEST_BYTES):
+            self.fail(
+                f"expected at most 1024TiB or 10000%, and no less than 0: {text!r}", param, ctx
+            )
+        return size
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +192,10 @@ def replay_command(
         rows += _replay_all(trace, sizes, layout, console)
     _print(rows)
     if csv_path:
-        _write_csv(csv_path, rows)
+        try:
+            _write_csv(csv_path, rows)
+        except OSError as error:
+            raise click.ClickException(f"{csv_path}: {error.strerror}") from error
     if plot_path:
         plot(plot_path, [row.values() for row in rows])
 

@@ -98,10 +98,18 @@ def import_command(file: Path, folder: Path, size: str | None, as_json: bool) ->
     _report("imported", done, as_json)
 
 
-def _parse_tokens(text: str) -> NDArray[np.uint32]:
-    if text.startswith("@"):
-        text = Path(text[1:]).read_text()
-    return np.array([int(number) for number in re.findall(r"\d+", text)], np.uint32)
+def _parse_tokens(option: str) -> NDArray[np.uint32]:
+    """ "1,2,3", or a file with that or a JSON list of them. Nothing else is a prefix: what was
+    misread would be exported as another one, or as everything."""
+    try:
+        text = Path(option[1:]).read_text() if option.startswith("@") else option
+        words = re.split(r"\s*,\s*|\s+", text.strip().removeprefix("[").removesuffix("]").strip())
+        return np.array([int(word) for word in words if option], np.uint32)
+    except (OSError, ValueError, OverflowError) as error:
+        raise click.BadParameter(
+            f"expected token ids such as 1,2,3 or @FILE with such numbers ({error})",
+            param_hint="--prefix-tokens",
+        ) from error
 
 
 def _export(
@@ -200,7 +208,7 @@ def _config(folder: Path, size: str | None, form: StoredForm) -> CacheConfig:
     elif size is None:
         raise ChunkFileError(f"{folder}: there is no disk tier yet: say how large with --size")
     else:
-        size_bytes = parse_size(size)
+        size_bytes = _parse_size(size)
     chunk_bytes = form.chunk_tokens * form.token_bytes
     return CacheConfig(
         chunk_tokens=form.chunk_tokens,
@@ -209,6 +217,13 @@ def _config(folder: Path, size: str | None, form: StoredForm) -> CacheConfig:
         disk_size_bytes=size_bytes,
         metrics=False,
     )
+
+
+def _parse_size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--size") from error
 
 
 def _import(path: Path, forms: list[StoredForm], config: CacheConfig) -> Transplanted:

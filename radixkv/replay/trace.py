@@ -29,6 +29,7 @@ from radixkv.replay.segments import Segments
 MOONCAKE_BLOCK_TOKENS = 512
 _TOKEN_KEYS = ("tokens", "prompt_token_ids", "input_ids")
 _TEXT_KEYS = ("text", "input", "prompt")
+_LAST_ID = (1 << 32) - 1
 
 Ids = NDArray[np.uint32]
 Tokenizer = Callable[[str], Ids]
@@ -122,6 +123,8 @@ def read_trace(path: Path, tokenizer: Path | None = None) -> Trace:
         raise TraceError(f"{path}: some lines have hash_ids, others have not")
     if not requests:
         raise TraceError(f"{path}: no requests there")
+    if not any(request.num_tokens for request in requests):
+        raise TraceError(f"{path}: all prompts there are empty")
     requests.sort(key=lambda request: request.timestamp)
     return Trace(path.stem, requests, MOONCAKE_BLOCK_TOKENS if True in kinds else 1)
 
@@ -156,13 +159,22 @@ def _parse(line: Mapping[str, Any], encode: Tokenizer, number_of: dict[int, int]
         return Request(np.array(ids, np.uint32), num_tokens, timestamp)
     for key in _TOKEN_KEYS:
         if key in line:
-            tokens = np.array(line[key], np.uint32)
+            tokens = _token_ids(key, line[key])
             return Request(tokens, len(tokens), timestamp)
     for key in _TEXT_KEYS:
         if isinstance(line.get(key), str):
             tokens = encode(line[key])
             return Request(tokens, len(tokens), timestamp)
     raise ValueError("expected hash_ids, tokens or text")
+
+
+def _token_ids(key: str, value: object) -> Ids:
+    ids = np.array(value)
+    if ids.size == 0:
+        return np.empty(0, np.uint32)
+    if ids.ndim != 1 or ids.dtype.kind != "i" or ids.min() < 0 or ids.max() > _LAST_ID:
+        raise ValueError(f"{key}: expected whole numbers from 0 to {_LAST_ID}")
+    return ids.astype(np.uint32)
 
 
 def _encode_bytes(text: str) -> Ids:
