@@ -195,7 +195,8 @@ class KVCache:
             What to wait on, or None where there is nothing to copy or no room.
 
         Raises:
-            ValueError: `slots` does not cover the tokens.
+            ValueError: `slots` does not cover the tokens, or is outside the engine's memory.
+            TypeError: `slots` is neither such an array nor a function.
         """
         if isinstance(slots, np.ndarray):
             wanted = len(tokens) if limit is None else limit
@@ -226,7 +227,8 @@ class KVCache:
             first_token: Position of the first token to copy.
 
         Raises:
-            ValueError: Memory does not hold all of these tokens (fetch them first).
+            ValueError: Memory does not hold all of these tokens (fetch them first), there are none
+                to copy, or a slot is outside the engine's memory.
             HandleClosedError: `handle` was closed.
         """
         command = self.planner.load(handle, first_token, slots)
@@ -493,4 +495,6 @@ class KVCache:
 def _slot_source(slots: NDArray[np.int64] | SlotSource) -> SlotSource:
     if isinstance(slots, np.ndarray):
         return lambda first, last: slots[first:last]
+    if not callable(slots):
+        raise TypeError(f"slots: expected an int64 array or a function, got {type(slots)}")
     return slots

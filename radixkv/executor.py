@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from radixkv import _native
 from radixkv.commands import (
@@ -27,6 +28,7 @@ from radixkv.commands import (
     Command,
     Completion,
     CompletionStatus,
+    EngineSlots,
     Fetch,
     Get,
     Load,
@@ -41,7 +43,12 @@ from radixkv.gpu import DEFAULT_GPU_OPTIONS, GpuCopies, GpuOptions
 from radixkv.layout import EngineMemory, KVLayout
 from radixkv.numa import local_node
 from radixkv.remote_url import RemoteUrl
-from radixkv.tiers.disk import DiskOptions, RestoredChunks, disk_file, log_scan, spill_window_bytes
+from radixkv.tiers.disk import (
+    DiskOptions,
+    RestoredChunks,
+    check_room,
+    log_scan,
+)
 from radixkv.tiers.remotes import Remotes
 
 logger = logging.getLogger(__name__)
@@ -212,13 +219,15 @@ class Executor:
             world_size: Ranks whose files lie side by side.
 
         Raises:
-            As the constructor.
+            As the constructor, and:
+            ConfigError: A tier has no room for a full chunk; it would keep next to nothing.
         """
+        check_room(layout, config)
         return cls(
             layout,
             chunk_tokens=config.chunk_tokens,
             memory_bytes=config.memory_size_bytes,
-            disk=_disk_options(config, group_id, rank, world_size),
+            disk=DiskOptions.from_config(config, group_id, rank, world_size),
             remotes=config.remotes,
             rank=rank,
             world_size=world_size,
@@ -292,10 +301,8 @@ class Executor:
         if isinstance(command, Store | Load) and self._gpu is not None:
             self._gpu.submit(command)
         elif isinstance(command, Store | Load):
-            if not isinstance(command.slots, np.ndarray):
-                raise TypeError("slots: expected an array, the engine's memory is not on a GPU")
-            kind = _KINDS[type(command)]
-            self._native.submit_copy(kind, command.command_id, chunks, command.slots)
+            kind, slots = _KINDS[type(command)], _check_slots(command.slots)
+            self._native.submit_copy(kind, command.command_id, chunks, slots)
         elif isinstance(command, Spill):
             self._native.submit_spill(
                 command.command_id, chunks, command.tokens, command.namespace, command.sequence
@@ -470,22 +477,14 @@ class Executor:
         )
 
 
-def _disk_options(
-    config: CacheConfig, group_id: bytes, rank: int, world_size: int
-) -> DiskOptions | None:
-    if config.disk_path is None:
-        return None
-    is_there = disk_file(config.disk_path, rank).exists()
-    return DiskOptions(
-        group_id=None if is_there else group_id,
-        path=config.disk_path,
-        capacity_bytes=config.disk_size_bytes,
-        durable="none" if config.disk_durable == "none" else "group",
-        io_engine="threads" if config.disk_io == "threads" else "auto",
-        rank=rank,
-        world_size=world_size,
-        sync_bytes=spill_window_bytes(config.memory_size_bytes) // 2,
-    )
+def _check_slots(slots: EngineSlots) -> NDArray[np.int64]:
+    if not isinstance(slots, np.ndarray):
+        raise TypeError(
+            f"slots: expected an array, the engine's memory is not on a GPU, got {type(slots)}"
+        )
+    if slots.dtype != np.int64 or slots.ndim != 1:
+        raise TypeError(f"slots: expected int64, 1 dimension, got {slots.dtype} {slots.shape}")
+    return np.ascontiguousarray(slots)
 
 
 def _check_chunks(chunks: ChunkArray) -> ChunkArray:

@@ -144,9 +144,11 @@ def describe_arrays(arrays: Sequence[Any], num_kv: int = 2) -> tuple[KVLayout, E
         num_kv: 2 for K and V, 1 for a joint latent (MLA).
 
     Raises:
-        ValueError: The arrays differ in row size or dtype, a row is not contiguous, or their number
-            is not a multiple of `num_kv`.
+        ValueError: The arrays differ in row size or dtype, a row is not contiguous, their number is
+            not a multiple of `num_kv`, or one cannot be written: loads would all the same.
     """
+    if num_kv not in (1, 2):
+        raise ValueError(f"num_kv: expected 1 (MLA) or 2 (K and V), got {num_kv}")
     if not arrays or len(arrays) % num_kv:
         raise ValueError(f"arrays: expected a multiple of {num_kv}, got {len(arrays)}")
     rows = [_describe_rows(array) for array in arrays]
@@ -171,12 +173,18 @@ def _device_of(array: Any) -> int | None:
 def _describe_rows(array: Any) -> tuple[int, int, int, str]:
     """Address, slot stride in bytes, row bytes and dtype."""
     if isinstance(array, np.ndarray):
+        if not array.flags.writeable or array.dtype.hasobject:
+            raise ValueError("arrays: expected arrays of numbers that can be written")
         item_bytes, address = array.itemsize, array.ctypes.data
         strides = [stride // item_bytes for stride in array.strides]
+    elif not hasattr(array, "data_ptr"):
+        raise TypeError(f"arrays: expected numpy arrays or torch tensors, got {type(array)}")
     else:  # a torch tensor, told by what it can say of itself
         item_bytes, address = array.element_size(), array.data_ptr()
         strides = list(array.stride())
     shape = list(array.shape)
+    if not shape:
+        raise ValueError("arrays: expected an axis of slots, got a single number")
     wanted = [math.prod(shape[axis + 1 :]) for axis in range(1, len(shape))]
     if any(
         size != 1 and stride != want

@@ -270,7 +270,10 @@ class Planner:
         num_tokens = int(chunks["count"].sum())
         first = int(chunks["span"][0]) * self._chunk_tokens
         try:
-            command = Store(self._ledger.next_id(), chunks, slots(first, first + num_tokens))
+            where = slots(first, first + num_tokens)
+            if len(where) != num_tokens:
+                raise ValueError(f"slots: expected those of {num_tokens} tokens, got {len(where)}")
+            command = Store(self._ledger.next_id(), chunks, where)
         except BaseException:
             self.index.complete_store(chunks, 0)
             raise
@@ -314,8 +317,10 @@ class Planner:
             slots: Where the tokens go. Shape (num_tokens,), int64.
 
         Raises:
-            ValueError: Memory does not hold all of them.
+            ValueError: Memory does not hold all of them, or there are none.
         """
+        if not len(slots):
+            raise ValueError("slots: expected at least one, of a token to copy")
         chunks = self.index.use(handle, first_token, len(slots))
         command = Load(self._ledger.next_id(), chunks, slots)
         self._ledger.issue(command)

@@ -8,7 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from radixkv import CacheConfig, Fetch, KVCache, Load, Namespace, Spill, Store, describe_arrays
+from radixkv import (
+    CacheConfig,
+    ConfigError,
+    Fetch,
+    KVCache,
+    KVLayout,
+    Load,
+    Namespace,
+    Spill,
+    Store,
+    describe_arrays,
+)
 
 CHUNK = 16
 NUM_SLOTS = 512
@@ -127,6 +138,49 @@ def test_slots_that_do_not_cover_the_tokens_are_named(cache):
         cache.store(prompt(1, 40), np.arange(39))
     with pytest.raises(ValueError, match="slots"):
         cache.store(prompt(1, 40), np.arange(40, dtype=np.int32))
+
+
+def test_slots_of_any_stride_do(engine, cache):
+    tokens, where = prompt(1, 40), np.arange(80)[::2]
+    rows = engine.rows(where)
+
+    assert cache.store(tokens, where).wait()
+    engine.wipe()
+    with cache.acquire(tokens) as handle:
+        assert cache.load(handle, where).wait()
+
+    assert np.array_equal(engine.rows(where), rows)
+
+
+@pytest.mark.parametrize(
+    ("slots", "message"),
+    [
+        (list(range(40)), "an int64 array or a function"),
+        (lambda first, last: np.arange(first, last - 1), "of 40 tokens, got 39"),
+        (lambda first, last: list(range(first, last)), "expected an array"),
+        (lambda first, last: np.arange(first, last, dtype=np.int32), "expected int64"),
+        (lambda first, last: None, "len"),
+    ],
+)
+def test_slots_of_another_kind_are_named_and_leave_nothing_behind(cache, slots, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        cache.store(prompt(1, 40), slots)
+
+    assert cache.settle()
+    assert cache.planner.index.stats().memory.writing_chunks == 0
+
+
+def test_a_load_of_nothing_is_refused(engine, cache):
+    with (
+        cache.acquire(prompt(1, 40)) as handle,
+        pytest.raises(ValueError, match="slots: expected at least one"),
+    ):
+        cache.load(handle, np.arange(handle.num_tokens))
+
+
+def test_a_limit_is_a_whole_number(cache):
+    with pytest.raises(TypeError, match="limit: expected a whole number, got float"):
+        cache.match(prompt(1, 40), limit=1.5)
 
 
 def test_slots_outside_the_engine_leave_nothing_behind(cache):
@@ -264,6 +318,21 @@ def test_more_prompts_than_memory_holds_evict_the_oldest(tmp_path):
         assert cache.match(prompt(23, 64)).num_memory_tokens == 64
         assert cache.match(prompt(0, 64)).num_memory_tokens == 0
         cache.planner.index.check_invariants()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "key"),
+    [
+        ({"memory_size_bytes": 1 * MIB}, "memory.size"),
+        ({"memory_size_bytes": 64 * MIB, "disk_size_bytes": 1 * MIB}, "disk.size"),
+    ],
+)
+def test_a_tier_without_room_for_a_chunk_is_refused_by_its_key(engine, tmp_path, sizes, key):
+    config = CacheConfig(chunk_tokens=512, disk_path=tmp_path / "kv", **sizes)
+    layout = KVLayout(num_layers=32, num_kv=2, row_bytes=2048, dtype="float16")
+
+    with pytest.raises(ConfigError, match=f"{key}: .* no room for one chunk of 512 tokens, 64MiB"):
+        KVCache(layout, config)
 
 
 def test_closing_twice_is_fine(engine):

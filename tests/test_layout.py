@@ -46,6 +46,25 @@ def test_a_view_with_gaps_between_slots_is_fine_but_not_within_a_row():
         describe_arrays([whole[:, :, ::2], whole[:, :, ::2]])
 
 
+def test_arrays_that_loads_must_not_write_are_refused():
+    array = np.zeros((4, 8))
+    array.flags.writeable = False
+
+    with pytest.raises(ValueError, match="can be written"):
+        describe_arrays([array, array])
+    with pytest.raises(ValueError, match="of numbers"):
+        describe_arrays([np.array([[None]]), np.array([[None]])])
+
+
+def test_what_is_no_array_of_slots_is_refused():
+    with pytest.raises(TypeError, match="numpy arrays or torch tensors"):
+        describe_arrays([[1], [2]])
+    with pytest.raises(ValueError, match="axis of slots"):
+        describe_arrays([np.array(1), np.array(2)])
+    with pytest.raises(ValueError, match="num_kv"):
+        describe_arrays([np.zeros((4, 8))], num_kv=0)
+
+
 def test_arrays_that_do_not_fit_together_are_refused():
     with pytest.raises(ValueError, match="multiple of 2"):
         describe_arrays([np.zeros((4, 8))])

@@ -23,6 +23,14 @@ TokenType token_type(const Py_buffer& buffer) {
                        format + "'");
 }
 
+std::int64_t whole_number(const py::object& limit) {
+  try {
+    return limit.cast<std::int64_t>();
+  } catch (const py::cast_error&) {
+    throw py::type_error("limit: expected a whole number, got " + type_name(limit));
+  }
+}
+
 }  // namespace
 
 TokenArgument::TokenArgument(py::handle tokens) {
@@ -75,7 +83,7 @@ void TokenArgument::view_buffer(py::handle tokens) {
 TokenView TokenArgument::view(const py::object& limit) const {
   std::size_t num_tokens = num_tokens_;
   if (!limit.is_none()) {
-    const auto most = limit.cast<std::int64_t>();
+    const std::int64_t most = whole_number(limit);
     if (most < 0) throw py::value_error("limit: expected at least 0, got " + std::to_string(most));
     num_tokens = std::min(num_tokens, static_cast<std::size_t>(most));
   }

@@ -20,7 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixkv import _native
-from radixkv.errors import TierError
+from radixkv.config import CacheConfig
+from radixkv.errors import ConfigError, TierError
+from radixkv.layout import UNITS_PER_CHUNK, KVLayout
+from radixkv.units import approximate_size
 
 _SPILL_WINDOW_BYTES = 128 << 20
 _log = logging.getLogger(__name__)
@@ -85,6 +88,25 @@ class DiskOptions:
             raise ValueError(f"piece_bytes: expected a multiple of 4096, got {self.piece_bytes}")
         if not 1 <= self.depth <= 64:
             raise ValueError(f"depth: expected 1 … 64, got {self.depth}")
+
+    @staticmethod
+    def from_config(
+        config: CacheConfig, group_id: bytes, rank: int, world_size: int
+    ) -> DiskOptions | None:
+        """As the settings want it, sizes of this rank; None where they want no disk tier."""
+        if config.disk_path is None:
+            return None
+        is_there = disk_file(config.disk_path, rank).exists()
+        return DiskOptions(
+            group_id=None if is_there else group_id,
+            path=config.disk_path,
+            capacity_bytes=config.disk_size_bytes,
+            durable="none" if config.disk_durable == "none" else "group",
+            io_engine="threads" if config.disk_io == "threads" else "auto",
+            rank=rank,
+            world_size=world_size,
+            sync_bytes=spill_window_bytes(config.memory_size_bytes) // 2,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +213,24 @@ class DiskInspection:
             return int(text) if text.isdigit() else 0
         finally:
             os.close(lock)
+
+
+def check_room(layout: KVLayout, config: CacheConfig) -> None:
+    """Refuse settings with which a tier could not hold one full chunk.
+
+    Raises:
+        ConfigError: Names the setting.
+    """
+    unit_bytes = layout.unit_bytes(config.chunk_tokens)
+    units = {"memory.size": config.memory_size_bytes // unit_bytes}
+    if config.disk_path is not None:
+        units["disk.size"] = units_that_fit(config.disk_size_bytes, unit_bytes)
+    for key, num_units in units.items():
+        if num_units < UNITS_PER_CHUNK:
+            raise ConfigError(
+                f"{key}: a rank's share has no room for one chunk of {config.chunk_tokens} tokens, "
+                f"{approximate_size(UNITS_PER_CHUNK * unit_bytes)} of this model; make it larger"
+            )
 
 
 def units_that_fit(capacity_bytes: int, unit_bytes: int) -> int:
