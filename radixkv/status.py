@@ -53,8 +53,10 @@ class StatusServer:
         self.path = own / f"{os.getpid()}-{secrets.token_hex(4)}.sock"
         self._read = read
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.bind(str(self.path))
+        unborn = self.path.with_suffix(".new")  # whoever finds it refused would remove it
+        self._socket.bind(str(unborn))
         self._socket.listen()
+        unborn.rename(self.path)
         self._thread = threading.Thread(target=self._serve, name="radixkv-status", daemon=True)
         self._thread.start()
 
@@ -77,14 +79,16 @@ class StatusServer:
             with asker:
                 try:
                     asker.settimeout(_TIMEOUT_S)
-                    asker.sendall(json.dumps(self._read()).encode())
+                    if asker.recv(1):
+                        asker.sendall(json.dumps(self._read()).encode())
                 except OSError as error:
                     _log.debug("status: whoever asked has gone: %s", error)
 
 
 def find_servers() -> list[Path]:
-    """Sockets of this user that somebody answers on, by the id of the process."""
-    return [path for path in sorted(folder().glob("*.sock")) if _lives(path)]
+    """Sockets of this user that somebody listens on, by the id of the process. What processes left
+    that were killed is removed: their ids may be another's by now."""
+    return [path for path in sorted(folder().glob("[0-9]*-*.sock")) if _is_heard(path)]
 
 
 def pid_of(path: Path) -> int:
@@ -101,6 +105,7 @@ def ask(path: Path) -> Status:
     with socket.socket(socket.AF_UNIX) as asker:
         asker.settimeout(_TIMEOUT_S)
         asker.connect(str(path))
+        asker.sendall(b"?")
         parts = []
         while part := asker.recv(1 << 16):
             parts.append(part)
@@ -110,9 +115,16 @@ def ask(path: Path) -> Status:
     return status
 
 
-def _lives(path: Path) -> bool:
-    try:
-        os.kill(pid_of(path), 0)
-    except (ProcessLookupError, ValueError):
-        return False
+def _is_heard(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as asker:
+        asker.settimeout(_TIMEOUT_S)
+        try:
+            asker.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return False
+        except FileNotFoundError:
+            return False
+        except TimeoutError:
+            pass  # a process that was stopped
     return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -98,6 +99,17 @@ def test_a_cache_that_ended_leaves_nothing_behind(running):
     result = CliRunner().invoke(main, ["top", "--once"])
     assert result.exit_code == 1
     assert "no cache of this user answers" in result.output
+
+
+def test_what_a_killed_process_left_is_not_taken_for_a_cache(running):
+    (path,) = find_servers()
+    left = [path.with_name(f"{pid}-0badcafe.sock") for pid in (1, running.pid)]
+    for one in left:
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(one))
+
+    assert find_servers() == [path]
+    assert not any(one.exists() for one in left)
 
 
 def test_the_one_to_look_at_is_named_where_there_are_several(running):

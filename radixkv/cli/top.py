@@ -21,7 +21,12 @@ _RATES = ("stored", "loaded", "fetched", "spilled", "put", "got")
 @click.command(short_help="What a running cache keeps and moves, as it goes on.")
 @click.option("--pid", type=int, help="Of the process that has the cache, where there are several.")
 @click.option(
-    "--every", "interval_s", default=2.0, show_default=True, help="Seconds between two looks."
+    "--every",
+    "interval_s",
+    type=click.FloatRange(min=0.1),
+    default=2.0,
+    show_default=True,
+    help="Seconds between two looks.",
 )
 @click.option("--once", is_flag=True, help="Look once, and end.")
 def top(pid: int | None, interval_s: float, once: bool) -> None:
