@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+
 from radixkv.commands import CompletionStatus
+
+_log = logging.getLogger(__name__)
 
 
 class Pause:
@@ -11,20 +15,30 @@ class Pause:
     Args:
         first_us: The pause after a failure that follows a success.
         last_us: Pauses double up to this.
+        told_as: What the log calls the tier, where nobody else tells that it fails.
     """
 
-    def __init__(self, first_us: int, last_us: int) -> None:
+    def __init__(self, first_us: int, last_us: int, told_as: str = "") -> None:
         self._first_us = first_us
         self._last_us = last_us
+        self._told_as = told_as
         self._next_us = first_us
         self._until_us = 0
 
     def note(self, status: CompletionStatus, now_us: int) -> None:
         """A command to the tier ended so."""
+        has_failed = self._next_us > self._first_us
         if status in (CompletionStatus.FAILED, CompletionStatus.FULL):
+            if self._told_as and not has_failed:
+                pauses_s = (self._first_us / 1e6, self._last_us / 1e6)
+                _log.warning(
+                    "%s: fails; tried again after %g s, later %g s", self._told_as, *pauses_s
+                )
             self._until_us = now_us + self._next_us
             self._next_us = min(2 * self._next_us, self._last_us)
         elif status is CompletionStatus.OK:
+            if self._told_as and has_failed:
+                _log.info("%s: serves again", self._told_as)
             self._next_us = self._first_us
 
     def is_over(self, now_us: int) -> bool:

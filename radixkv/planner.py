@@ -112,7 +112,9 @@ class Planner:
         self.next_sequence = 1
         self._admissions = 0
         self._ledger = Ledger()
-        self._disk_pause = Pause(_FIRST_PAUSE_US, _LAST_PAUSE_US)
+        self._disk_pause = Pause(
+            _FIRST_PAUSE_US, _LAST_PAUSE_US, told_as=f"disk {config.disk_path}"
+        )
         self._store_tokens_inflight = 0
         self._spill_bytes_inflight = 0
         self._remote_reads = RemoteReads(len(config.remotes), self.index, self._ledger, layout)

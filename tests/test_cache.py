@@ -10,6 +10,7 @@ import pytest
 
 from radixkv import (
     CacheConfig,
+    CompletionStatus,
     ConfigError,
     Fetch,
     KVCache,
@@ -20,6 +21,7 @@ from radixkv import (
     Store,
     describe_arrays,
 )
+from radixkv.pause import Pause
 
 CHUNK = 16
 NUM_SLOTS = 512
@@ -295,7 +297,7 @@ def test_a_failed_fetch_is_a_miss(engine, tmp_path):
         assert cache.planner.index.stats().pins == 0
 
 
-def test_a_failed_spill_leaves_memory_as_it_is(engine, tmp_path):
+def test_a_failed_spill_leaves_memory_as_it_is(engine, tmp_path, caplog):
     tokens = prompt(1, 40)
     with open_cache(engine, tmp_path / "disk") as cache:
         cache.executor.inject_fault(Spill, fail=True)
@@ -306,6 +308,18 @@ def test_a_failed_spill_leaves_memory_as_it_is(engine, tmp_path):
             assert cache.load(handle, slots(9, 40)).wait()
 
     assert np.array_equal(engine.rows(slots(9, 40)), rows)
+    assert f"disk {tmp_path / 'disk'}: fails" in caplog.text
+
+
+def test_a_disk_that_fails_is_told_of_once_until_it_serves_again(caplog):
+    caplog.set_level("INFO")
+    pause = Pause(1_000_000, 60_000_000, told_as="disk /kv")
+
+    for now, status in enumerate(["FAILED", "FULL", "FAILED", "OK", "OK", "FAILED"]):
+        pause.note(CompletionStatus[status], now)
+
+    fails = "disk /kv: fails; tried again after 1 s, later 60 s"
+    assert caplog.messages == [fails, "disk /kv: serves again", fails]
 
 
 def test_more_prompts_than_memory_holds_evict_the_oldest(tmp_path):
