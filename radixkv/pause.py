@@ -24,23 +24,28 @@ class Pause:
         self._told_as = told_as
         self._next_us = first_us
         self._until_us = 0
+        self._is_told = False
 
     def note(self, status: CompletionStatus, now_us: int) -> None:
         """A command to the tier ended so."""
-        has_failed = self._next_us > self._first_us
         if status in (CompletionStatus.FAILED, CompletionStatus.FULL):
-            if self._told_as and not has_failed:
-                pauses_s = (self._first_us / 1e6, self._last_us / 1e6)
-                _log.warning(
-                    "%s: fails; tried again after %g s, later %g s", self._told_as, *pauses_s
-                )
+            self._tell_failure(now_us)
             self._until_us = now_us + self._next_us
             self._next_us = min(2 * self._next_us, self._last_us)
         elif status is CompletionStatus.OK:
-            if self._told_as and has_failed:
+            if self._is_told:
                 _log.info("%s: serves again", self._told_as)
+                self._is_told = False
             self._next_us = self._first_us
 
     def is_over(self, now_us: int) -> bool:
         """Whether the tier may be asked now."""
         return now_us >= self._until_us
+
+    def _tell_failure(self, now_us: int) -> None:
+        """One failure may be of a chunk that was dropped meanwhile; one after a pause is not."""
+        was_tried_again = self._next_us > self._first_us and self.is_over(now_us)
+        if self._told_as and was_tried_again and not self._is_told:
+            last_s = self._last_us / 1e6
+            _log.warning("%s: fails, tried again at least every %g s", self._told_as, last_s)
+            self._is_told = True

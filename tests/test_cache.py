@@ -297,7 +297,7 @@ def test_a_failed_fetch_is_a_miss(engine, tmp_path):
         assert cache.planner.index.stats().pins == 0
 
 
-def test_a_failed_spill_leaves_memory_as_it_is(engine, tmp_path, caplog):
+def test_a_failed_spill_leaves_memory_as_it_is(engine, tmp_path):
     tokens = prompt(1, 40)
     with open_cache(engine, tmp_path / "disk") as cache:
         cache.executor.inject_fault(Spill, fail=True)
@@ -308,18 +308,19 @@ def test_a_failed_spill_leaves_memory_as_it_is(engine, tmp_path, caplog):
             assert cache.load(handle, slots(9, 40)).wait()
 
     assert np.array_equal(engine.rows(slots(9, 40)), rows)
-    assert f"disk {tmp_path / 'disk'}: fails" in caplog.text
 
 
 def test_a_disk_that_fails_is_told_of_once_until_it_serves_again(caplog):
     caplog.set_level("INFO")
     pause = Pause(1_000_000, 60_000_000, told_as="disk /kv")
 
-    for now, status in enumerate(["FAILED", "FULL", "FAILED", "OK", "OK", "FAILED"]):
-        pause.note(CompletionStatus[status], now)
+    for second, status in enumerate(["FAILED", "OK", "FAILED", "FULL", "FAILED", "OK", "FAILED"]):
+        pause.note(CompletionStatus[status], 1_000_000 * second)
 
-    fails = "disk /kv: fails; tried again after 1 s, later 60 s"
-    assert caplog.messages == [fails, "disk /kv: serves again", fails]
+    assert caplog.messages == [
+        "disk /kv: fails, tried again at least every 60 s",
+        "disk /kv: serves again",
+    ]
 
 
 def test_more_prompts_than_memory_holds_evict_the_oldest(tmp_path):
