@@ -111,6 +111,27 @@ def test_a_run_of_changed_weights_as_long_as_the_distance_of_samples_is_seen(tmp
     assert model_identity(one) != model_identity(other)
 
 
+def test_a_change_of_any_one_tensor_is_seen(tmp_path):
+    num_tensors, size = 500, 1 << 15  # less than a sample's distance, as of one layer's K
+    table = {
+        f"{i}": {"dtype": "U8", "shape": [size], "data_offsets": [i * size, (i + 1) * size]}
+        for i in range(num_tensors)
+    }
+    header = json.dumps(table).encode()
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(struct.pack("<Q", len(header)) + header + bytes(num_tensors * size))
+    identities = {model_identity(tmp_path)}
+
+    for i in (0, 3, 250, 251, 499):
+        with file.open("r+b") as edited:
+            edited.seek(8 + len(header) + i * size)
+            edited.write(bytes([1]) * size)
+        identities.add(model_identity(tmp_path))
+
+    assert len(identities) == 6
+
+
 def test_one_weight_between_samples_is_the_documented_limit(tmp_path, weights):
     one = write_model(tmp_path / "one", weights)
     weights[SAMPLE_BYTES // 4 + 100] += 1
