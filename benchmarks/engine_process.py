@@ -61,13 +61,21 @@ class Clock:
 class Side:
     """One engine, seen from the benchmark: a process that has not begun yet.
 
-    Attributes:
+    Args:
         name: What `--only` gets.
+        folder: Where it keeps what goes with the benchmark.
+        python: Its interpreter.
+        arguments: More of them, behind the benchmark's own.
+
+    Attributes:
+        name: As given.
         values: What it has measured so far.
         is_complete: Whether that is all.
     """
 
-    def __init__(self, name: str, folder: str) -> None:
+    def __init__(
+        self, name: str, folder: str, python: str = sys.executable, arguments: Sequence[str] = ()
+    ) -> None:
         self.name = name
         self.values: Times = {}
         self.is_complete = False
@@ -75,7 +83,7 @@ class Side:
         self._channel, theirs = Pipe()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, *sys.argv, "--only", name],
+                [python, *sys.argv, "--only", name, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr.fileno(),
                 env=os.environ | {_CHANNEL: str(theirs.fileno()), _FOLDER: folder},
@@ -131,10 +139,15 @@ def add_options(parser: ArgumentParser, names: Iterable[str]) -> None:
 
 @contextlib.contextmanager
 def measured_in_turns(
-    names: Sequence[str], minutes: float = math.inf
+    names: Sequence[str],
+    minutes: float = math.inf,
+    *,
+    python: str = sys.executable,
+    arguments: Sequence[str] = (),
 ) -> Iterator[dict[str, Times]]:
     """The values of several engines that all lived meanwhile, as far as each of them came. Where
-    they call `take_turn`, the next one goes on. SIGTERM is time that runs out.
+    they call `take_turn`, the next one goes on. SIGTERM is time that runs out. For `python` and
+    `arguments` see `Side`.
 
     Raises:
         SystemExit: After the caller has done what it does with the values: some engines failed or
@@ -148,7 +161,7 @@ def measured_in_turns(
             folder = stack.enter_context(
                 tempfile.TemporaryDirectory(prefix="radixkv-bench-", ignore_cleanup_errors=True)
             )
-            sides.append(Side(name, folder))
+            sides.append(Side(name, folder, python, arguments))
             stack.callback(sides[-1].end)
         for side in sides:
             stack.callback(side.hang_up)  # before the first of them is waited for
@@ -161,14 +174,14 @@ def measured_in_turns(
             sys.exit(f"not all was measured of {', '.join(incomplete)}")
 
 
-def measure(name: str) -> Times:
-    """Runs the calling benchmark, with `--only name` beside its own options, in a process of its
-    own; gives its values.
+def measure(name: str, *arguments: str, python: str = sys.executable) -> Times:
+    """Runs the calling benchmark, with `--only name` and more arguments beside its own options, in
+    a process of its own; gives its values.
 
     Raises:
         SystemExit: The engine failed.
     """
-    with measured_in_turns([name]) as values:
+    with measured_in_turns([name], python=python, arguments=arguments) as values:
         return values[name]
 
 

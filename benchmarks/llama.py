@@ -62,9 +62,14 @@ def write_config(folder: Path, shape: Shape) -> None:
 
 
 def write_weights(folder: Path, shape: Shape) -> None:
-    """Matrices from a normal distribution of a fixed seed, vectors of ones."""
+    """Matrices from a normal distribution of a fixed seed, vectors of ones. A folder that has
+    weights keeps them.
+    """
     from safetensors.torch import save_file
 
+    file = folder / "model.safetensors"
+    if file.exists():
+        return
     generator = torch.Generator("cuda").manual_seed(1)
 
     def matrix(*sizes: int) -> torch.Tensor:
@@ -96,5 +101,5 @@ def write_weights(folder: Path, shape: Shape) -> None:
             f"{prefix}{name}.weight": ones()
             for name in ("input_layernorm", "post_attention_layernorm")
         }
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    save_file(weights, file, {"format": "pt"})
     torch.cuda.empty_cache()

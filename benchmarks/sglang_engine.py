@@ -28,6 +28,8 @@ class Setup:
         page: Slots in a page of the engine.
         attention: Name of SGLang's attention backend.
         ranks: Tensor parallel ones, a GPU each.
+        shape: The model's.
+        memory_gib: What radixkv may pin of the host's memory.
     """
 
     device_tokens: int
@@ -37,6 +39,7 @@ class Setup:
     attention: str = "triton"
     ranks: int = 1
     shape: Shape = LLAMA_8B
+    memory_gib: int = MEMORY_GIB
 
 
 CONFIG = """
@@ -64,7 +67,7 @@ def start(cache: str, folder: Path, setup: Setup, is_made_up: bool) -> Any:
     write_config(folder, setup.shape)
     config = folder / "radixkv.yaml"
     text = CONFIG + DISK if setup.has_disk else CONFIG
-    config.write_text(text.format(memory=MEMORY_GIB, disk=folder / "disk"))
+    config.write_text(text.format(memory=setup.memory_gib, disk=folder / "disk"))
     os.environ["RADIXKV_CONFIG"] = str(config)
     graphs = {"disable_prefill_cuda_graph": True, "cuda_graph_max_bs_decode": MAX_BATCH}
     return sglang.Engine(

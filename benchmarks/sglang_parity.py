@@ -29,7 +29,7 @@ DEVICE_TOKENS = 12_000  # a third of the prompts
 MISPLACES = "RADIXKV_BENCH_MISPLACES"
 
 
-def misplace_loads() -> None:
+def misplace_loads(device_tokens: int = DEVICE_TOKENS) -> None:
     """Makes the cache of this process load into slots half the device away."""
     from radixkv import KVCache
     from sglang_ext.pool import engine_slots
@@ -37,7 +37,7 @@ def misplace_loads() -> None:
     load = KVCache.load
 
     def misplaced(cache: KVCache, handle: Any, slots: Any, first_token: int = 0) -> Any:
-        others = (slots.owner + DEVICE_TOKENS // 2) % DEVICE_TOKENS
+        others = (slots.owner + device_tokens // 2) % device_tokens
         return load(cache, handle, engine_slots(others), first_token)
 
     KVCache.load = misplaced  # type: ignore[method-assign]

@@ -19,7 +19,7 @@ BLOCK = 16
 MEMORY_GIB = 32
 _SETTLE_TIMEOUT_S = 120.0  # a slow disk may have gigabytes to take
 _STEPS_AHEAD = 4  # more than vLLM schedules ahead
-_OURS = {"memory": {"size": f"{MEMORY_GIB}GiB"}, "prefetch": {"deadline": "60s"}}
+_OURS: dict[str, Any] = {"prefetch": {"deadline": "60s"}}
 CONNECTORS: dict[str, dict[str, Any] | None] = {
     "radixkv": {"kv_connector": "RadixKVConnector", "kv_connector_extra_config": _OURS},
     "radixkv-auto": {
@@ -50,6 +50,7 @@ class Setup:
         has_disk: Whether radixkv has a disk tier; the peer has none.
         has_graphs: Whether decode steps run as CUDA graphs, or are launched kernel by kernel.
         max_batch: Requests that run at once.
+        memory_gib: What radixkv may pin of the host's memory.
     """
 
     device_tokens: int
@@ -58,6 +59,7 @@ class Setup:
     has_disk: bool = True
     has_graphs: bool = False
     max_batch: int = 128
+    memory_gib: int = MEMORY_GIB
 
     def options(self) -> dict[str, object]:
         """As vLLM names them."""
@@ -105,8 +107,10 @@ class Engine:
         transfer = CONNECTORS[connector]
         if transfer is not None:
             extra = dict(transfer["kv_connector_extra_config"])
-            if setup.has_disk and transfer["kv_connector"] == "RadixKVConnector":
-                extra["disk"] = {"path": str(folder / "disk"), "size": "40GiB"}
+            if transfer["kv_connector"] == "RadixKVConnector":
+                extra["memory"] = {"size": f"{setup.memory_gib}GiB"}
+                if setup.has_disk:
+                    extra["disk"] = {"path": str(folder / "disk"), "size": "40GiB"}
             changes = {"kv_role": "kv_both", "kv_connector_extra_config": extra}
             transfer = KVTransferConfig(**(transfer | changes))
         self._llm = LLM(model=str(folder), kv_transfer_config=transfer, **setup.options())

@@ -31,14 +31,14 @@ DEVICE_TOKENS = 120_000
 MISPLACES = "RADIXKV_BENCH_MISPLACES"
 
 
-def misplace_loads() -> None:
+def misplace_loads(device_tokens: int = DEVICE_TOKENS) -> None:
     """Makes the planner of this process load into slots half the device away."""
     from radixkv import Planner
 
     load = Planner.load
 
     def misplaced(planner: Planner, handle: Any, first: int, slots: Any) -> Any:
-        return load(planner, handle, first, (slots + DEVICE_TOKENS // 2) % DEVICE_TOKENS)
+        return load(planner, handle, first, (slots + device_tokens // 2) % device_tokens)
 
     Planner.load = misplaced  # type: ignore[method-assign]
 

@@ -45,10 +45,15 @@ def run(name, folder):
 
 parser = argparse.ArgumentParser()
 parser.add_argument("names")
+parser.add_argument("--note")
 add_options(parser, ["good", "fails", "dies", "hangs"])
 options = parser.parse_args()
+if options.note:
+    note(f"{options.note} by {os.environ['INTERPRETER']}")
 if options.only:
     run_alone(lambda folder: run(options.only, folder))
+elif options.names == "elsewhere":
+    print(json.dumps({"name": "alone", **measure("good", "--note", "asked", python="./other")}))
 elif options.names.startswith("alone:"):
     print(json.dumps({"name": "alone", **measure(options.names.removeprefix("alone:"))}))
 else:
@@ -69,6 +74,7 @@ class Run:
         script.write_text(BENCHMARK)
         done = subprocess.run(
             [sys.executable, str(script), *arguments],
+            cwd=folder,
             env=os.environ | {"PYTHONPATH": str(BENCHMARKS), "TMPDIR": str(folder)},
             capture_output=True,
             text=True,
@@ -135,6 +141,18 @@ def test_an_engine_alone_that_fails_gives_nothing(tmp_path: Path) -> None:
 
     assert run.status == 1
     assert run.rows == {}
+
+
+def test_an_engine_may_have_another_interpreter_and_more_arguments(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text(f'#!/bin/sh\nINTERPRETER=another exec {sys.executable} "$@"\n')
+    other.chmod(0o755)
+
+    run = Run(tmp_path, "elsewhere")
+
+    assert run.status == 0
+    assert run.log[0] == "asked by another"
+    assert run.rows["alone"]["speed_ms"] == [1, 2]
 
 
 def test_one_engine_by_hand_prints_its_values(tmp_path: Path) -> None:
