@@ -18,6 +18,7 @@ import yaml
 
 from radixkv import settings
 from radixkv.errors import ConfigError
+from radixkv.host_memory import usable_memory_bytes
 from radixkv.remote_url import RemoteUrl
 from radixkv.settings import Setting
 from radixkv.units import GIB, MIB
@@ -31,12 +32,7 @@ DEFAULT_POLICY: Policy = "reuse"
 
 def default_memory_bytes() -> int:
     """A quarter of the memory that this process may use, in whole MiB, at least 64 MiB."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-    except (OSError, ValueError):  # no cgroup v2, or "max"
-        limit = total
-    return max(min(total, limit) // 4 // MIB, 64) * MIB
+    return max(usable_memory_bytes() // 4 // MIB, 64) * MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ MAX_LINES = 500
 FLOORS = (
     {
         *("errors", "units", "settings", "config"),
-        *("namespace", "layout", "commands", "ticks", "group", "metrics", "numa"),
+        *("namespace", "layout", "commands", "ticks", "group", "metrics", "numa", "host_memory"),
         *("remote_url", "counters", "pause", "ledger", "status", "subtree", "write_policy"),
     },
     {"_native"},

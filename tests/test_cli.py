@@ -58,6 +58,7 @@ def healthy(monkeypatch, tmp_path):
     (tmp_path / "meminfo").write_text("MemAvailable:   8388608 kB\n")
     (tmp_path / "shmem_enabled").write_text("always within_size [advise] never deny force\n")
     monkeypatch.setattr(check_memory, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(check_memory, "usable_memory_bytes", lambda: 16 << 30)
     monkeypatch.setattr(check_memory, "SHMEM_HUGEPAGES", tmp_path / "shmem_enabled")
     monkeypatch.setattr(check_disk, "io_uring_error", lambda: "")
     monkeypatch.delenv("RADIXKV_CONFIG", raising=False)
@@ -268,6 +269,15 @@ def test_doctor_fails_where_memory_is_too_small(healthy):
 
     assert exit_code == 1
     assert found["memory"]["finding"] == "9GiB wanted, 8GiB available"
+
+
+def test_doctor_fails_where_a_control_group_allows_less_than_the_host_has(healthy, monkeypatch):
+    monkeypatch.setattr(check_memory, "usable_memory_bytes", lambda: 32 << 20)
+
+    found, exit_code = findings("--config", healthy)
+
+    assert exit_code == 1
+    assert found["memory"]["finding"] == "64MiB wanted, 32MiB available"
 
 
 def test_doctor_fails_on_wrong_settings_and_checks_the_rest(healthy):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from radixkv import config
+from radixkv import config, host_memory
 from radixkv.config import CacheConfig
 from radixkv.errors import ConfigError
 
@@ -26,6 +26,33 @@ def test_defaults_give_memory_and_no_disk():
     assert settings.memory_size_bytes >= 64 << 20
     assert settings.disk_path is None
     assert settings.chunk_tokens == 64
+
+
+@pytest.mark.parametrize(
+    ("membership", "limits"),
+    [
+        ("0::/job/step\n", {"job/memory.max": 8 * GIB, "job/step/memory.max": "max"}),
+        ("0::/\n", {"memory.max": 8 * GIB}),
+        (
+            "9:cpu:/\n4:hugetlb,memory:/docker/1f\n0::/docker/1f\n",
+            {"memory/memory.limit_in_bytes": 8 * GIB},
+        ),
+    ],
+)
+def test_the_default_is_a_quarter_of_what_the_control_groups_leave(
+    tmp_path, monkeypatch, membership, limits
+):
+    monkeypatch.setattr(host_memory, "MEMBERSHIP", tmp_path / "cgroup")
+    monkeypatch.setattr(host_memory, "HIERARCHY", tmp_path)
+    monkeypatch.setattr(host_memory.os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": GIB}.get)
+    assert CacheConfig().memory_size_bytes == 1024 * GIB  # no group limits anything
+
+    (tmp_path / "cgroup").write_text(membership)
+    for name, limit in limits.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{limit}\n")
+
+    assert CacheConfig().memory_size_bytes == 2 * GIB
 
 
 def test_a_file_nests_what_python_has_flat(tmp_path):

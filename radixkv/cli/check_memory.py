@@ -12,6 +12,7 @@ from radixkv.cli.checks import Check, Status, fail, ok, warn
 from radixkv.config import CacheConfig
 from radixkv.errors import UnsupportedError
 from radixkv.gpu import describe_paths, load_module
+from radixkv.host_memory import usable_memory_bytes
 from radixkv.units import KIB, approximate_size
 
 # Of an 8B model: 32 layers, K and V of 8 heads of 128 two-byte elements.
@@ -30,7 +31,7 @@ def check_memory(config: CacheConfig) -> list[Check]:
 
 def _check_room(config: CacheConfig) -> Check:
     found = re.search(r"MemAvailable:\s+(\d+) kB", MEMINFO.read_text())
-    available = int(found[1]) * KIB if found else 0
+    available = min(int(found[1]) * KIB if found else 0, usable_memory_bytes())
     wanted = config.memory_size_bytes
     finding = f"{approximate_size(wanted)} wanted, {approximate_size(available)} available"
     if wanted > available:
