@@ -46,10 +46,10 @@ from radixkv.remote_url import RemoteUrl
 from radixkv.tiers.disk import (
     DiskOptions,
     RestoredChunks,
-    check_room,
     log_scan,
 )
 from radixkv.tiers.remotes import Remotes
+from radixkv.tiers.sizes import check_sizes
 
 logger = logging.getLogger(__name__)
 
@@ -220,9 +220,9 @@ class Executor:
 
         Raises:
             As the constructor, and:
-            ConfigError: A tier has no room for a full chunk; it would keep next to nothing.
+            ConfigError: A tier has no room for a full chunk, or memory for it cannot be had.
         """
-        check_room(layout, config)
+        check_sizes(layout, config)
         return cls(
             layout,
             chunk_tokens=config.chunk_tokens,

@@ -22,6 +22,7 @@ from radixkv import (
     describe_arrays,
 )
 from radixkv.pause import Pause
+from radixkv.tiers import sizes as tier_sizes
 
 CHUNK = 16
 NUM_SLOTS = 512
@@ -348,6 +349,13 @@ def test_a_tier_without_room_for_a_chunk_is_refused_by_its_key(engine, tmp_path,
 
     with pytest.raises(ConfigError, match=f"{key}: .* no room for one chunk of 512 tokens, 64MiB"):
         KVCache(layout, config)
+
+
+def test_more_memory_than_the_process_may_use_is_refused_before_it_is_taken(engine, monkeypatch):
+    monkeypatch.setattr(tier_sizes, "usable_memory_bytes", lambda: 32 * MIB)
+
+    with pytest.raises(ConfigError, match=r"memory\.size: .* is 64MiB, this process may use 32MiB"):
+        open_cache(engine)
 
 
 def test_closing_twice_is_fine(engine):

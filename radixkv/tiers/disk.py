@@ -21,9 +21,7 @@ from numpy.typing import NDArray
 
 from radixkv import _native
 from radixkv.config import CacheConfig
-from radixkv.errors import ConfigError, TierError
-from radixkv.layout import UNITS_PER_CHUNK, KVLayout
-from radixkv.units import approximate_size
+from radixkv.errors import TierError
 
 _SPILL_WINDOW_BYTES = 128 << 20
 _log = logging.getLogger(__name__)
@@ -213,24 +211,6 @@ class DiskInspection:
             return int(text) if text.isdigit() else 0
         finally:
             os.close(lock)
-
-
-def check_room(layout: KVLayout, config: CacheConfig) -> None:
-    """Refuse settings with which a tier could not hold one full chunk.
-
-    Raises:
-        ConfigError: Names the setting.
-    """
-    unit_bytes = layout.unit_bytes(config.chunk_tokens)
-    units = {"memory.size": config.memory_size_bytes // unit_bytes}
-    if config.disk_path is not None:
-        units["disk.size"] = units_that_fit(config.disk_size_bytes, unit_bytes)
-    for key, num_units in units.items():
-        if num_units < UNITS_PER_CHUNK:
-            raise ConfigError(
-                f"{key}: a rank's share has no room for one chunk of {config.chunk_tokens} tokens, "
-                f"{approximate_size(UNITS_PER_CHUNK * unit_bytes)} of this model; make it larger"
-            )
 
 
 def units_that_fit(capacity_bytes: int, unit_bytes: int) -> int:
