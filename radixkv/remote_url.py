@@ -124,7 +124,10 @@ def parse_remote(url: str) -> RemoteUrl:
     Raises:
         ConfigError: It is no such URL; the reason does not repeat its password.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # brackets that are no IPv6 address; the error names all between them
+        raise _refusal("expected a host") from None
     if parts.scheme in ("redis", "rediss", "unix"):
         return _parse_redis(parts, _options(parts, _REDIS_OPTIONS))
     if parts.scheme in ("redis+sentinel", "rediss+sentinel"):

@@ -26,7 +26,7 @@ class Setting:
         reason: What it is and why one would change it.
         is_valid: Whether a field's value has the right type and range.
         from_yaml: Turns a file's value into the field's; may raise ValueError or TypeError.
-        to_yaml: The inverse of `from_yaml`.
+        to_yaml: The inverse of `from_yaml`; of servers only which they are, without passwords.
         sample: Shown, commented out, in place of a default that is not a constant.
         per_host: A size for the whole host, divided among its ranks.
     """
@@ -142,6 +142,7 @@ def servers(key: str, sample: str, reason: str) -> Any:
         reason,
         lambda value: isinstance(value, tuple) and all(isinstance(url, RemoteUrl) for url in value),
         from_yaml=_servers_from_yaml,
+        to_yaml=lambda urls: f"[{'; '.join(map(str, urls))}]",
         sample=sample,
     )
     return _declare((), setting)

@@ -186,7 +186,7 @@ def test_config_prints_the_example():
 
 def test_config_marks_what_a_file_changes(tmp_path):
     path = tmp_path / "radixkv.yaml"
-    path.write_text("chunk_tokens: 128\n")
+    path.write_text('chunk_tokens: 128\nremotes: ["redis://:secret@host", "mooncake://other"]\n')
 
     result = run("config", path)
     lines = result.stdout.splitlines()
@@ -194,7 +194,8 @@ def test_config_marks_what_a_file_changes(tmp_path):
     assert f"{path} is valid" in result.stderr
     assert len(lines) == len(CacheConfig.__slots__)
     assert [line.split() for line in lines if line.startswith("*")] == [
-        ["*", "chunk_tokens", "128"]
+        ["*", "chunk_tokens", "128"],
+        ["*", "remotes", "[host:6379,", "database", "0;", "mooncake", "other:50051]"],
     ]
 
 

@@ -97,9 +97,10 @@ def test_passwords_are_shown_to_nobody():
 
     assert "secret" not in repr(config)
     assert str(config.remotes[0]) == "host:6379, database 0"
-    with pytest.raises(ConfigError) as caught:
-        parse_remote("redis://:secret@host/x")
-    assert "secret" not in str(caught.value)
+    for url in ("redis://:secret@host/x", "redis://:secret@[::1/0", "redis://[secret]:6379"):
+        with pytest.raises(ConfigError) as caught:
+            CacheConfig.from_mapping({"remotes": [url]})
+        assert "secret" not in str(caught.value)
 
 
 def look(*urls: str) -> list[Check]:
