@@ -131,6 +131,7 @@ class KVCache:
         self._heard: dict[int, Completion] = {}
         self._ended: dict[int, Completion] = {}
         self._meter = RateMeter(time.monotonic(), self.config.chunk_tokens)
+        self._untold_us = 0  # that passed since the last tick record
         self._metrics = Metrics(rank=self._group.rank) if self.config.metrics else None
         self._status = serve_status(self.planner) if self.config.metrics else None
         logging.getLogger("radixkv").setLevel(self.config.log_level.upper())
@@ -391,9 +392,11 @@ class KVCache:
             self._meter.fetch_bytes_per_s = stats.fetch.recent_gbps * 1e9
             self._meter.get_bytes_per_s = stats.get.recent_gbps * 1e9
         pending = self.planner.pending_ids
+        since_last_us, rates = self._meter.read(time.monotonic())
+        self._untold_us += since_last_us
         if not pending and self._group.size > 1:
             return []  # every replica knows that nothing is under way: there is nothing to agree on
-        elapsed_us, rates = self._meter.read(time.monotonic())
+        elapsed_us, self._untold_us = self._untold_us, 0
         record = TickRecord(elapsed_us, (), rates)
         if pending:
             row = encode(elapsed_us, self.planner.num_issued, pending, self._heard, rates)

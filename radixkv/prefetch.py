@@ -32,7 +32,8 @@ class Prefetch:
     Attributes:
         handle: Pins what was found here, on any tier; closed when the prefetch ends.
         tokens_before: Tokens of it that were in memory already.
-        deadline_us: Planner time after which the request waits no longer.
+        deadline_us: Planner time after which the request waits no longer. Known from the first tick
+            on: the one before may have been long ago, if the engine had nothing to do.
         uses_disk: Whether what the disk has is brought.
         remote: What remote servers have; None where they were not asked.
         done: It ended: all is there, something failed, or time ran out.
@@ -40,7 +41,7 @@ class Prefetch:
 
     handle: PrefixHandle
     tokens_before: int
-    deadline_us: int
+    deadline_us: int | None
     uses_disk: bool
     remote: RemotePrefix | None = None
     done: bool = False
@@ -104,7 +105,7 @@ class Prefetcher:
         if not self._budget_bytes or not (uses_disk or may_ask):
             return None
         handle = self._index.acquire(tokens, namespace, limit=limit, release_gil=False)
-        deadline_us = self._ledger.now_us + self._deadline_us
+        deadline_us = None if self._deadline_us else self._ledger.now_us
         prefetch = Prefetch(handle, handle.num_memory_tokens, deadline_us, uses_disk)
         if may_ask:
             num_kept = handle.num_tokens if uses_disk else handle.num_memory_tokens
@@ -136,6 +137,8 @@ class Prefetcher:
     def go_on(self, time: int) -> None:
         """A tick has been heard: plan what follows."""
         for prefetch in list(self._waiting):
+            if prefetch.deadline_us is None:
+                prefetch.deadline_us = self._ledger.now_us + self._deadline_us
             self._go_on(prefetch, time)
 
     def ended(self, command: Fetch | Get | Lookup, completion: Completion) -> None:
@@ -198,7 +201,7 @@ class Prefetcher:
             self._get(prefetch, prefetch.remote, time)
         if not prefetch.may_reach_beyond(prefetch.handle.num_memory_tokens):
             prefetch.done = True
-        elif self._ledger.now_us >= prefetch.deadline_us:
+        elif prefetch.deadline_us is not None and self._ledger.now_us >= prefetch.deadline_us:
             self._counters.prefetches_late += 1
             prefetch.done = True
         elif not self._ledger.has_pending(Fetch, Get, Lookup):

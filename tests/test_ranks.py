@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TypeVar
 
 import numpy as np
@@ -278,3 +279,33 @@ def test_of_a_remote_server_counts_what_it_has_of_every_rank(tmp_path):
         assert first == second < len(tokens)
     finally:
         server.close()
+
+
+class TwinGroup(RankGroup):
+    """The first of two ranks; the other always says the same."""
+
+    size = NUM_RANKS
+
+    def gather(self, value: Value) -> list[Value]:
+        return [value, value]
+
+
+def test_an_engine_that_had_nothing_to_do_has_not_computed_slowly(monkeypatch):
+    engine, now = Engine(), [100.0]
+    monkeypatch.setattr("radixkv.cache.time", SimpleNamespace(monotonic=lambda: now[0]))
+    config = CacheConfig(chunk_tokens=CHUNK, memory_size_bytes=64 * MIB * NUM_RANKS, metrics=False)
+    records = []
+    with KVCache(engine.layout, config, engine=engine.memory, group=TwinGroup()) as cache:
+        apply = cache.planner.apply
+        monkeypatch.setattr(
+            cache.planner, "apply", lambda record: records.append(record) or apply(record)
+        )
+        now[0] = 160.0
+        cache.tick()
+        cache.note_launched()
+        now[0] = 160.5
+        cache.note_computed(640)
+        assert cache.store(prompt(1, 40), np.arange(40)).wait()
+
+    assert records[0].rates.compute_tokens_per_s == 1280
+    assert sum(record.elapsed_us for record in records) == 60_500_000  # pauses end all the same
