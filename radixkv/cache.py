@@ -131,7 +131,6 @@ class KVCache:
         self._heard: dict[int, Completion] = {}
         self._ended: dict[int, Completion] = {}
         self._meter = RateMeter(time.monotonic(), self.config.chunk_tokens)
-        self._untold_us = 0  # that passed since the last tick record
         self._metrics = Metrics(rank=self._group.rank) if self.config.metrics else None
         self._status = serve_status(self.planner) if self.config.metrics else None
         logging.getLogger("radixkv").setLevel(self.config.log_level.upper())
@@ -196,8 +195,7 @@ class KVCache:
             What to wait on, or None where there is nothing to copy or no room.
 
         Raises:
-            ValueError: `slots` does not cover the tokens, or is outside the engine's memory.
-            TypeError: `slots` is neither such an array nor a function.
+            ValueError: `slots` does not cover the tokens, or one is outside the engine's memory.
         """
         if isinstance(slots, np.ndarray):
             wanted = len(tokens) if limit is None else limit
@@ -228,8 +226,8 @@ class KVCache:
             first_token: Position of the first token to copy.
 
         Raises:
-            ValueError: Memory does not hold all of these tokens (fetch them first), there are none
-                to copy, or a slot is outside the engine's memory.
+            ValueError: No tokens, or some that memory lacks (fetch them first), or a slot that the
+                engine lacks.
             HandleClosedError: `handle` was closed.
         """
         command = self.planner.load(handle, first_token, slots)
@@ -392,11 +390,10 @@ class KVCache:
             self._meter.fetch_bytes_per_s = stats.fetch.recent_gbps * 1e9
             self._meter.get_bytes_per_s = stats.get.recent_gbps * 1e9
         pending = self.planner.pending_ids
-        since_last_us, rates = self._meter.read(time.monotonic())
-        self._untold_us += since_last_us
+        self._meter.look(time.monotonic())
         if not pending and self._group.size > 1:
             return []  # every replica knows that nothing is under way: there is nothing to agree on
-        elapsed_us, self._untold_us = self._untold_us, 0
+        elapsed_us, rates = self._meter.take()
         record = TickRecord(elapsed_us, (), rates)
         if pending:
             row = encode(elapsed_us, self.planner.num_issued, pending, self._heard, rates)

@@ -79,6 +79,7 @@ class RateMeter:
 
     def __init__(self, now_s: float, min_tokens: int) -> None:
         self._last_s = now_s
+        self._untold_s = 0.0
         self._min_tokens = min_tokens
         self._computed_tokens = 0
         self._is_computing = False
@@ -92,13 +93,19 @@ class RateMeter:
         self._is_computing = True
 
     def note_computed(self, num_tokens: int) -> None:
-        """The engine has told since the last `read` that so many tokens of prompts are computed."""
+        """The engine has told since the last `look` that so many tokens of prompts are computed."""
         self._computed_tokens += num_tokens
 
     def read(self, now_s: float) -> tuple[int, Rates]:
-        """Microseconds since the last `read`, and the rates by now."""
+        """`look`, and `take`."""
+        self.look(now_s)
+        return self.take()
+
+    def look(self, now_s: float) -> None:
+        """A step ends. Not to look in steps without work would count their time to what follows."""
         elapsed_s = now_s - self._last_s
         self._last_s = now_s
+        self._untold_s += elapsed_s
         if self._is_computing or self._computed_tokens:
             self._computing_s += elapsed_s
         if self._computed_tokens >= self._min_tokens and self._computing_s > 0:
@@ -108,10 +115,14 @@ class RateMeter:
             self._is_computing = False
             self._computing_s = 0.0
         self._computed_tokens = 0
+
+    def take(self) -> tuple[int, Rates]:
+        """Microseconds since the last `take`, and the rates by now."""
+        elapsed_us, self._untold_s = int(self._untold_s * 1e6), 0.0
         rates = Rates(
             int(self.fetch_bytes_per_s), int(self._compute_rate), int(self.get_bytes_per_s)
         )
-        return int(elapsed_s * 1e6), rates
+        return elapsed_us, rates
 
 
 class ReplicasDivergedError(RadixKVError):
