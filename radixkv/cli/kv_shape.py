@@ -16,6 +16,7 @@ _STATE_KEYS = {
     *("linear_num_value_heads", "linear_attn_config", "attn_type_list"),
 }
 
+_WINDOW = "sliding_attention"
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "fp8_e4m3": 1, "fp8_e5m2": 1}
 
 
@@ -74,8 +75,14 @@ def kv_layout(config: Mapping[str, Any], dtype: str | None = None, num_ranks: in
     return KVLayout(num_layers, 2, heads_here * head_dim * ELEMENT_BYTES[dtype], dtype)
 
 
+def has_windows(config: Mapping[str, Any]) -> bool:
+    """Whether some layers attend to the last tokens only; all the same their KV is kept whole."""
+    text = {**config, **(config.get("text_config") or {})}
+    return _WINDOW in (text.get("layer_types") or ())
+
+
 def _refuse_hybrids(text: Mapping[str, Any]) -> None:
-    kinds = set(text.get("layer_types") or ()) - {"full_attention"}
+    kinds = set(text.get("layer_types") or ()) - {"full_attention", _WINDOW}
     if kinds:
         raise UnsupportedError(f"layers of type {', '.join(sorted(kinds))} are not served yet")
     if _STATE_KEYS & text.keys():
