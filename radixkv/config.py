@@ -80,7 +80,8 @@ class CacheConfig:
         "disk.path",
         "/var/lib/radixkv",
         "Folder of the disk tier, on a local NVMe device; without it there is no disk tier. What "
-        "it holds is found again after a restart. One engine instance a folder.",
+        "it holds is found again after a restart. One engine instance a folder. Its files, which "
+        "hold prompts, can be read by the engine's user alone.",
     )
     disk_size_bytes: int = settings.size(
         "disk.size",

@@ -211,6 +211,16 @@ def test_a_restart_finds_the_disk(engine, tmp_path):
     assert np.array_equal(engine.rows(slots(9, 53)), rows)
 
 
+def test_nobody_else_reads_what_is_on_disk(engine, tmp_path):
+    with open_cache(engine, tmp_path / "disk") as cache:
+        stored(cache, engine, prompt(1, 40))
+        assert cache.settle()
+
+    files = sorted((tmp_path / "disk").iterdir())
+    assert [file.name for file in files] == ["index.journal", "rank0.lock", "rank0.radixkv"]
+    assert not any(file.stat().st_mode & 0o077 for file in [tmp_path / "disk", *files])
+
+
 def test_a_prompt_may_lie_on_both_tiers(engine, tmp_path):
     tokens = prompt(1, 80)
     with open_cache(engine, tmp_path / "disk") as cache:

@@ -20,6 +20,7 @@ namespace radixkv {
 namespace {
 
 constexpr std::chrono::seconds kLastWritesPatience(10);
+constexpr mode_t kOwnerOnly = 0600;  // the files hold what people asked
 
 using Kind = TierFailure::Kind;
 
@@ -36,13 +37,13 @@ using Kind = TierFailure::Kind;
 }
 
 FileDescriptor open_or_fail(const std::string& path, int flags) {
-  const int fd = open(path.c_str(), flags | O_CLOEXEC, 0644);
+  const int fd = open(path.c_str(), flags | O_CLOEXEC, kOwnerOnly);
   if (fd < 0) fail_errno("opening", path, errno);
   return FileDescriptor(fd);
 }
 
 void make_folder(const std::string& folder) {
-  if (mkdir(folder.c_str(), 0755) == 0 || errno == EEXIST) return;
+  if (mkdir(folder.c_str(), 0700) == 0 || errno == EEXIST) return;
   if (errno == ENOENT) {
     fail(Kind::kOther,
          "the folder above " + folder + " does not exist: create it or change disk.path");

@@ -30,7 +30,8 @@ std::uint64_t checksum_behind_field(const Head& head, std::size_t num_bytes) {
 
 IndexFile::IndexFile(const std::string& path, const IndexConfig& config)
     : path_(path), draft_(path + ".draft") {
-  file_ = ::open(draft_.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  // Its owner's alone to read: it holds what people asked.
+  file_ = ::open(draft_.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
   if (file_ < 0) fail(draft_);
   IndexFileHeader header{};
   header.magic = kIndexMagic;
