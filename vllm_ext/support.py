@@ -8,8 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import vllm
+from packaging.version import InvalidVersion, Version
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1
 from vllm.v1.kv_cache_interface import FullAttentionSpec, MLAAttentionSpec, SlidingWindowSpec
+
+# The releases of vLLM whose connector API was read, first and last. In another one it may mean
+# something else, and then KV would be wrong rather than absent.
+RELEASES = ("0.26", "0.33")
 
 MAX_CHUNK_TOKENS = 512
 _SEVERAL = (FullAttentionSpec, SlidingWindowSpec)
@@ -26,13 +32,27 @@ _TAKES_MEMORY = {
 }
 
 
-def why_not_covered(vllm_config: Any, kv_cache_config: Any) -> str | None:
+def why_not_covered(
+    vllm_config: Any, kv_cache_config: Any, release: str = vllm.__version__
+) -> str | None:
     """Why this engine's KV is neither stored nor loaded; None where it is."""
     return (
-        _groups_reason(kv_cache_config.kv_cache_groups)
+        _release_reason(release)
+        or _groups_reason(kv_cache_config.kv_cache_groups)
         or _parallel_reason(vllm_config.parallel_config)
         or _cache_reason(vllm_config)
     )
+
+
+def _release_reason(release: str) -> str | None:
+    first, last = RELEASES
+    try:
+        numbers = Version(release).release[:2]
+    except InvalidVersion:
+        numbers = ()
+    if Version(first).release <= numbers <= Version(last).release:
+        return None
+    return f"vLLM {release} is not covered, only {first} to {last}"
 
 
 def _groups_reason(groups: Any) -> str | None:

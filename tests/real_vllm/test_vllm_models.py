@@ -47,6 +47,14 @@ def test_what_is_not_covered_is_named(
     assert reason in covered_engine.why_not_covered(part=part, setting=setting, value=value)
 
 
+def test_a_release_that_nobody_has_read_is_not_covered(covered_engine: VllmHost) -> None:
+    for release in ("0.26.0", "0.32.0+cpu", "0.33.1.dev7+g12ab"):
+        assert covered_engine.why_not_covered_in(release=release) is None
+    for release in ("0.25.1", "0.34.0rc1", "1.0", "dev"):
+        reason = covered_engine.why_not_covered_in(release=release)
+        assert f"vLLM {release} is not covered, only 0.26 to 0.33" in reason
+
+
 def test_a_chunk_is_ready_when_every_rank_has_it(
     host: VllmHost, models: dict[str, Path], workload_for: Callable[..., Workload]
 ) -> None:

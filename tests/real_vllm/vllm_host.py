@@ -263,6 +263,11 @@ class Host:
         setattr(config, part, changed)
         return why_not_covered(config, scheduler.kv_cache_config)
 
+    def why_not_covered_in(self, release: str) -> str | None:
+        """What radixkv would say of this engine in another release of vLLM."""
+        scheduler = self._core.scheduler
+        return why_not_covered(scheduler.vllm_config, scheduler.kv_cache_config, release)
+
     def intervene(self, name: str) -> None:
         """Change the connector's insides for a test: a function of `interventions.py`.
 
