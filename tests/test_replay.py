@@ -172,6 +172,15 @@ def test_text_is_read_as_bytes_in_the_order_of_time(tmp_path):
     ]
 
 
+def test_more_blocks_than_there_are_tokens_for_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("radixkv.replay.trace.MOST_BLOCKS", 3)
+    lines = [{"hash_ids": [n, n + 1], "input_length": 1000} for n in (1, 2, 3)]
+
+    assert len(read_trace(write_lines(tmp_path / "t.jsonl", *lines[:2])).requests) == 2
+    with pytest.raises(TraceError, match="t.jsonl:3: hash_ids: the 4th different one"):
+        read_trace(write_lines(tmp_path / "t.jsonl", *lines))
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [

@@ -27,6 +27,7 @@ from radixkv.errors import RadixKVError
 from radixkv.replay.segments import Segments
 
 MOONCAKE_BLOCK_TOKENS = 512
+MOST_BLOCKS = (1 << 32) // MOONCAKE_BLOCK_TOKENS  # whose tokens all differ
 _TOKEN_KEYS = ("tokens", "prompt_token_ids", "input_ids")
 _TEXT_KEYS = ("text", "input", "prompt")
 _LAST_ID = (1 << 32) - 1
@@ -151,6 +152,8 @@ def _parse(line: Mapping[str, Any], encode: Tokenizer, number_of: dict[int, int]
     if "hash_ids" in line:
         # Numbered anew, so that tokens made of them fit into 32 bits whatever the ids are.
         ids = [number_of.setdefault(block, len(number_of)) for block in line["hash_ids"]]
+        if len(number_of) > MOST_BLOCKS:
+            raise ValueError(f"hash_ids: the {MOST_BLOCKS + 1}th different one, no more fit")
         if "input_length" not in line:
             raise ValueError("hash_ids: expected input_length beside them")
         num_tokens = int(line["input_length"])
