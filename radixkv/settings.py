@@ -15,6 +15,8 @@ from radixkv.errors import ConfigError
 from radixkv.remote_url import RemoteUrl, parse_remote
 from radixkv.units import TIB, format_duration, format_size, parse_duration, parse_size
 
+_LARGEST_BYTES = 1024 * TIB
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:
@@ -62,12 +64,12 @@ def size(
     key: str, default: int | Callable[[], int], low: int, reason: str, sample: str = ""
 ) -> Any:
     """Bytes for the whole host, written "20GiB"."""
-    wanted = f"a size such as 20GiB, at least {format_size(low)}"
+    wanted = f"a size such as 20GiB, from {format_size(low)} to {format_size(_LARGEST_BYTES)}"
     setting = Setting(
         key,
         wanted,
         reason,
-        _within(low, 1024 * TIB, int),
+        _within(low, _LARGEST_BYTES, int),
         from_yaml=lambda value: parse_size(str(value)),
         to_yaml=format_size,
         sample=sample,
@@ -125,7 +127,7 @@ def folder(key: str, sample: str, reason: str) -> Any:
     """A path or, by default, none; a file's "~" is the user's home."""
     setting = Setting(
         key,
-        "a path",
+        "a path, in Python a Path",
         reason,
         lambda value: value is None or isinstance(value, Path),
         from_yaml=_path_from_yaml,
