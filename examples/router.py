@@ -72,6 +72,8 @@ def hit_rate(trace: Trace, share: float, *, routed: bool) -> float:
 
 
 def main() -> None:
+    if len(sys.argv) != 2:
+        raise SystemExit(__doc__)
     trace = read_trace(Path(sys.argv[1]))
     for share in (0.1, 0.3):
         in_turn = hit_rate(trace, share, routed=False)
