@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import select
 import socket
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -61,21 +62,23 @@ class Values:
 class PlainClient:
     """One connection, payloads from and to where they lie, nothing checked: no client does less."""
 
-    def __init__(self, url: str, values: Values) -> None:
+    def __init__(self, url: str, values: Values, send_bytes: int | None = None) -> None:
         parts = urlsplit(url)
         assert parts.hostname is not None
         assert parts.port is not None
         self._socket = socket.create_connection((parts.hostname, parts.port))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if send_bytes is not None:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_bytes)
         self._values = values
 
     def put(self) -> float:
-        return self._values.put(self._send)
+        return self._values.put(self.send)
 
     def get(self) -> float:
         return self._values.get(self._receive)
 
-    def _send(self, names: Sequence[str], parts: list[memoryview]) -> None:
+    def send(self, names: Sequence[str], parts: list[memoryview]) -> None:
         for name, part in zip(names, parts, strict=True):
             head = f"*3\r\n$3\r\nSET\r\n${len(name)}\r\n{name}\r\n${len(part)}\r\n"
             self._socket.sendall(head.encode())
@@ -97,6 +100,39 @@ class PlainClient:
 
     def _read(self, count: int) -> bytes:
         return self._socket.recv(count, socket.MSG_WAITALL)
+
+
+class FastestPuts:
+    """Puts by so many connections, each of which sends all that it has before it reads a reply.
+
+    No client of this server puts faster: nothing is asked before, and nothing checked.
+
+    Args:
+        url: The server's.
+        values: What is put.
+        num_connections: Each has a thread.
+        send_bytes: How much may be on its way; None for what the kernel thinks best.
+    """
+
+    def __init__(
+        self, url: str, values: Values, num_connections: int, send_bytes: int | None
+    ) -> None:
+        self._clients = [PlainClient(url, values, send_bytes) for _ in range(num_connections)]
+        self._values = values
+
+    def put(self) -> float:
+        return self._values.put(self._send)
+
+    def _send(self, names: Sequence[str], parts: list[memoryview]) -> None:
+        count = len(self._clients)
+        threads = [
+            threading.Thread(target=client.send, args=(names[first::count], parts[first::count]))
+            for first, client in enumerate(self._clients)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
 
 
 class LMCacheClient:

@@ -4,9 +4,9 @@
 
 Chunks are those of an 8B model, 32 tokens, 4 MiB. Servers are started here. The baselines of Redis
 are as many bytes from one thread to another over a socket of the same kind, in pieces of 4 MiB; the
-least that a client can do with that server (`plain_client`); and LMCache's native client, where it
-is installed. That of Mooncake is its own batched calls, with a process of its own that keeps the
-objects.
+least that a client can do with that server (`plain_client`), and for puts the fastest of some that
+send everything blindly (`bound`); and LMCache's native client, where it is installed. That of
+Mooncake is its own batched calls, with a process of its own that keeps the objects.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from statistics import median
 import numpy as np
 import redis
 from harness import emit, interleave, progress
-from redis_peers import LMCacheClient, PlainClient, Values
+from redis_peers import FastestPuts, LMCacheClient, PlainClient, Values
 
 from radixkv.commands import CHUNK_DTYPE, NO_EXTENT, ChunkArray, Command, Get, Lookup, Put, Store
 from radixkv.errors import TierError
@@ -209,14 +209,11 @@ def measure_bulk(tcp_url: str, unix_url: str) -> None:
     ):
         make_room = redis.Redis.from_url(tcp_url).flushall
         tcp, unix = BulkCase(*over_tcp, make_room), BulkCase(*over_unix, make_room)
-        peers = redis_peers(tcp_url)
+        bounds = put_bounds(tcp_url, make_room)
         rates = interleave(
             {
-                **{
-                    f"{name} {act}": case
-                    for name, acts in peers.items()
-                    for act, case in acts.items()
-                },
+                **redis_peers(tcp_url, make_room),
+                **bounds,
                 "socket": plain_socket(socket.AF_INET),
                 "put": tcp.put,
                 "get": tcp.get,
@@ -226,6 +223,17 @@ def measure_bulk(tcp_url: str, unix_url: str) -> None:
             },
             ROUNDS,
         )
+    bound = max(bounds, key=lambda name: median(rates[name]))
+    emit(
+        "redis.put_bound_gbps",
+        rates[bound],
+        "GB/s",
+        client=bound,
+        of_socket=round(median(rates[bound]) / median(rates["socket"]), 3),
+        best_of_socket=round(max(rates[bound]) / max(rates["socket"]), 3),
+        redis=version_of(tcp_url),
+    )
+    rates["bound put"] = rates[bound]
     for kind, name in itertools.product(("", "unix "), ("get", "put")):
         raw = rates[f"{kind}socket"]
         versions = {"redis": version_of(tcp_url)} | ({} if kind else version_of_lmcache())
@@ -260,25 +268,50 @@ def version_of_mooncake() -> str:
     return "unknown"
 
 
-def redis_peers(url: str) -> dict[str, dict[str, Callable[[], float]]]:
-    """Other clients: what they are called, and how they put and get, in this order."""
+def redis_peers(url: str, make_room: Callable[[], object]) -> dict[str, Callable[[], float]]:
+    """How other clients put and get, in this order."""
     values = Values(NUM_CHUNKS, PIECE_BYTES, CHUNKS_PER_COMMAND)
     peers: dict[str, PlainClient | LMCacheClient] = {"plain_client": PlainClient(url, values)}
     try:
         peers["lmcache"] = LMCacheClient(url, values)
     except ImportError:
         progress("  LMCache is not installed")
-    return {name: {"put": peer.put, "get": peer.get} for name, peer in peers.items()}
+    cases: dict[str, Callable[[], float]] = {}
+    for name, peer in peers.items():
+        cases[f"{name} put"] = in_an_empty_server(make_room, peer.put)
+        cases[f"{name} get"] = peer.get
+    return cases
+
+
+def put_bounds(url: str, make_room: Callable[[], object]) -> dict[str, Callable[[], float]]:
+    """How fast this server takes what is sent to it blindly, in some ways."""
+    values = Values(NUM_CHUNKS, PIECE_BYTES, NUM_CHUNKS)
+    return {
+        f"{count} connections, {kib} KiB on their way": in_an_empty_server(
+            make_room, FastestPuts(url, values, count, kib << 10).put
+        )
+        for count, kib in itertools.product((1, 2, 4), (128, 256))
+    }
+
+
+def in_an_empty_server(
+    make_room: Callable[[], object], put: Callable[[], float]
+) -> Callable[[], float]:
+    def case() -> float:
+        make_room()
+        return put()
+
+    return case
 
 
 def beside_peers(rates: Mapping[str, Sequence[float]], act: str) -> dict[str, float]:
     """The median of each peer, and what ours is of it."""
     found = {}
-    for key in rates:
-        peer, _, its_act = key.rpartition(" ")
-        if its_act == act and peer in ("plain_client", "lmcache"):
-            found[peer] = round(median(rates[key]), 2)
-            found[f"of_{peer}"] = round(median(rates[act]) / median(rates[key]), 3)
+    for peer in ("plain_client", "lmcache", "bound"):
+        theirs = rates.get(f"{peer} {act}")
+        if theirs is not None:
+            found[peer] = round(median(theirs), 2)
+            found[f"of_{peer}"] = round(median(rates[act]) / median(theirs), 3)
     return found
 
 

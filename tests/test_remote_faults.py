@@ -29,12 +29,20 @@ from redis_server import RedisServer
 from remote_load import Load, load_host
 from wire import Wire, why_not
 
+from radixkv.tiers import mooncake_reads
+
 pytestmark = pytest.mark.long
 
 RECOVERY_LIMIT_S = 30.0
 SHORT_S, LONG_S = 1.5, 30.0  # that a fault lasts
 LONGEST_REQUEST_S = 4.0  # its prefetch's deadline is 1 s
 MIB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def all_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These chunks come from Mooncake as large ones do; what does not, as small ones do."""
+    monkeypatch.setattr(mooncake_reads, "_WORTH_IT_BYTES", 0)
 
 
 @dataclass(frozen=True, slots=True)

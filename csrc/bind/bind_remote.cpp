@@ -82,12 +82,13 @@ std::int64_t remote_changes(const Executor& executor) {
   return count;
 }
 
-// The GIL is let go only for what takes longer than to get it back: up to 5 ms, while the engine's
-// thread is busy.
+// The GIL is let go only for what takes about as long as to get it back while the engine's thread
+// is busy.
 std::size_t finish_get(OutsideObjects& objects, std::size_t count) {
-  constexpr std::int64_t kFewBytes = 4 << 20;
+  constexpr std::int64_t kFewBytes = 2 << 20;
+  const std::int64_t num_bytes = objects.num_bytes(std::min(count, objects.size()));
   std::optional<py::gil_scoped_release> unlock;
-  if (objects.num_bytes(std::min(count, objects.size())) > kFewBytes) unlock.emplace();
+  if (num_bytes - objects.num_bytes(objects.num_right()) > kFewBytes) unlock.emplace();
   return objects.finish_get(count);
 }
 

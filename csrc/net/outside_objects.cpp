@@ -41,14 +41,13 @@ void OutsideObjects::begin_get() {
 }
 
 std::size_t OutsideObjects::finish_get(std::size_t count) {
-  std::size_t index = 0;
-  for (; index < std::min(count, size()); ++index) {
-    const ChunkObject& object = objects_[index];
+  for (; num_right_ < std::min(count, size()); ++num_right_) {
+    const ChunkObject& object = objects_[num_right_];
     const std::uint64_t checksum = xxh3_64(object.payload.data(), object.payload.size());
-    if (!is_the_one(context_.shape, object, head(index), checksum)) break;
-    context_.hold(command_.chunks[index]);
+    if (!is_the_one(context_.shape, object, head(num_right_), checksum)) break;
+    context_.hold(command_.chunks[num_right_]);
   }
-  return index;
+  return num_right_;
 }
 
 std::int64_t OutsideObjects::num_bytes(std::size_t num_objects) const {

@@ -2,7 +2,7 @@
 // whose client exists in Python only: the objects' names, and where their heads and payloads lie.
 //
 //   put   begin_put ─▶ the client sends what `buffers` name
-//   get   begin_get ─▶ the client fills them ─▶ finish_get compares
+//   get   begin_get ─▶ the client fills them ─▶ finish_get compares, at once or as they come
 //
 // Here an object is in one piece, however long. Thread safety: one thread at a time.
 #pragma once
@@ -39,9 +39,11 @@ class OutsideObjects {
 
   // The extents hold nothing until finish_get.
   void begin_get();
-  // The first `count` have come. How many of them, from the front, are the chunks that were asked
-  // for: those are there from now on.
+  // The first `count` have come, which may grow from call to call. How many of them, from the
+  // front, are the chunks that were asked for: those are there from now on.
   std::size_t finish_get(std::size_t count);
+  // How many were, so far.
+  std::size_t num_right() const { return num_right_; }
 
   std::int64_t num_bytes(std::size_t num_objects) const;
 
@@ -52,6 +54,7 @@ class OutsideObjects {
   const RemoteCommand command_;  // has the tokens that the objects view
   std::byte* const heads_;
   const std::vector<ChunkObject> objects_;
+  std::size_t num_right_ = 0;  // of what came, compared so far
 };
 
 }  // namespace radixkv

@@ -4,11 +4,12 @@
             └─ Put ─────────▶ a thread that writes ─┴─▶ the executor's completions
 
 Mooncake's client exists in Python only, so its threads are Python's; it frees the GIL while it
-moves bytes, and those go from and to the memory tier, which is registered with it once. Its calls
-cannot be interrupted: with a master that hangs each takes 30 seconds. So nobody waits for one
-beyond the timeout: what is queued behind it fails, and until the store answers again every command
-fails at once. Setting up without a master takes it 90 seconds, in which it keeps the GIL: it is
-done here once a process of its own has done it.
+moves bytes, and those go from and to the memory tier, which is registered with it once. What is
+large comes by TCP without a loop that asks for it (`mooncake_reads.py`). Calls cannot be
+interrupted: with a master that hangs each takes 30 seconds. So nobody waits for one beyond the
+timeout: what is queued behind it fails, and until the store answers again every command fails at
+once. Setting up without a master takes it 90 seconds, in which it keeps the GIL: it is done here
+once a process of its own has done it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from radixkv import _native
 from radixkv.commands import CompletionStatus, Get, Lookup, Put
 from radixkv.errors import TierError
 from radixkv.remote_url import MooncakeUrl
+from radixkv.tiers.mooncake_reads import MooncakeReader, start_engine
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +131,7 @@ class MooncakeTier:
         self._chunk_tokens = chunk_tokens
         self._unit_bytes = unit_bytes
         self._store: Any = None
+        self._read: Callable[..., Iterable[int]] = lambda *_: ()  # the store reads everything
         self._lock = threading.Lock()
         self._reason = "not asked yet"
         self._serves = False
@@ -280,9 +283,16 @@ class MooncakeTier:
         answers: list[int] = []
         for part in _in_parts(range(len(names))):
             some = slice(part[0], part[-1] + 1)
-            answers += self._check(
-                self._store.batch_get_into_multi_buffers(names[some], addresses[some], sizes[some])
-            )
+            for num_come in self._read(names[some], addresses[some], sizes[some]):
+                objects.finish_get(part[0] + num_come)
+                answers[part[0] :] = map(sum, sizes[part[0] : part[0] + num_come])
+            rest = slice(len(answers), some.stop)
+            if names[rest]:
+                answers += self._check(
+                    self._store.batch_get_into_multi_buffers(
+                        names[rest], addresses[rest], sizes[rest]
+                    )
+                )
         num_bytes = [sum(both) for both in sizes]
         num_come = _num_equal(answers, num_bytes)
         num_right = objects.finish_get(num_come)
@@ -328,15 +338,10 @@ class MooncakeTier:
         if not self._can_set_up():
             return "the master does not answer"
         store = self._module.MooncakeDistributedStore()
-        code = store.setup(
-            url.local_host,
-            url.metadata,
-            url.segment_bytes,
-            _LOCAL_BUFFER_BYTES,
-            url.protocol,
-            url.devices,
-            url.master,
-        )
+        engine = start_engine(url)
+        where = (url.local_host, url.metadata, url.segment_bytes, _LOCAL_BUFFER_BYTES)
+        how = (url.protocol, url.devices, url.master)
+        code = store.setup(*where, *how, engine and engine.get_engine())
         if code != _OK:
             return f"setup failed with {code}"
         scratches = (lane.scratch for lane in (self._reads, self._writes))
@@ -345,6 +350,8 @@ class MooncakeTier:
             code = store.register_buffer(address, num_bytes)
             if code != _OK:
                 return f"memory could not be registered: {code}"
+        if engine is not None:
+            self._read = MooncakeReader(store, engine, url.local_host).read
         self._store = store
         return None
 
