@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from redis_server import RedisServer, free_port, running_sentinel, running_server
 from remote_host import TIMEOUT_S, Host
+from remotes import CHUNK_TOKENS, LAYOUT, run, stored_chunks
 from test_cache import CHUNK, Engine, prompt
 
 from radixkv import Namespace
+from radixkv.commands import Get, Put
 from radixkv.config import CacheConfig
 from radixkv.remote_url import parse_remote
 from radixkv.tiers.redis import inspect_server
@@ -45,6 +47,23 @@ def test_what_one_stored_the_other_finds(server, scheme):
         assert np.array_equal(found, rows)
         assert second.counters.got == len(tokens)
         assert first.counters.put == len(tokens)
+
+
+@pytest.mark.parametrize("scheme", ["unix_url", "tcp_url"])
+def test_of_large_chunks_those_that_are_missing_are_put(server, scheme):
+    num_chunks = 6
+    tokens = np.arange(num_chunks * CHUNK_TOKENS, dtype=np.uint32)
+    url = getattr(server, scheme)
+    with stored_chunks(LAYOUT, CHUNK_TOKENS, num_chunks, url) as (executor, chunks):
+        put, again = (Put(number, 0, chunks, tokens, bytes(16)) for number in (2, 3))
+        run(executor, [put])
+        names = sorted(server.objects())
+        server.client.unlink(*names[:3], names[5])
+        run(executor, [again])
+
+        run(executor, [Get(4, 0, chunks, tokens, bytes(16))])  # each one is compared
+
+        assert executor.stats().get.num_chunks == num_chunks
 
 
 def test_a_longer_prompt_finds_the_part_that_is_there(server):

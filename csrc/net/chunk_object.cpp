@@ -35,15 +35,6 @@ ObjectHeader header_of(const ObjectShape& shape, const ChunkObject& object,
   return header;
 }
 
-std::vector<std::byte> head_of(const ObjectShape& shape, const ChunkObject& object,
-                               std::uint64_t payload_checksum) {
-  const ObjectHeader header = header_of(shape, object, payload_checksum);
-  std::vector<std::byte> head(object.head_bytes());
-  std::memcpy(head.data(), &header, sizeof header);
-  std::memcpy(head.data() + sizeof header, object.tokens.data(), object.tokens.size_bytes());
-  return head;
-}
-
 }  // namespace
 
 std::int64_t ChunkObject::num_parts() const {
@@ -67,14 +58,23 @@ std::string object_name(const ObjectShape& shape, const Digest& key, std::int64_
   return name;
 }
 
+std::vector<std::byte> make_head(const ObjectShape& shape, const ChunkObject& object,
+                                 std::uint64_t payload_checksum) {
+  const ObjectHeader header = header_of(shape, object, payload_checksum);
+  std::vector<std::byte> head(object.head_bytes());
+  std::memcpy(head.data(), &header, sizeof header);
+  std::memcpy(head.data() + sizeof header, object.tokens.data(), object.tokens.size_bytes());
+  return head;
+}
+
 std::vector<std::byte> make_head(const ObjectShape& shape, const ChunkObject& object) {
-  return head_of(shape, object, xxh3_64(object.payload.data(), object.payload.size()));
+  return make_head(shape, object, xxh3_64(object.payload.data(), object.payload.size()));
 }
 
 bool is_the_one(const ObjectShape& shape, const ChunkObject& object,
                 std::span<const std::byte> head, std::uint64_t payload_checksum) {
   // What would have been put for this chunk with this payload is the only right answer.
-  return std::ranges::equal(head, head_of(shape, object, payload_checksum));
+  return std::ranges::equal(head, make_head(shape, object, payload_checksum));
 }
 
 }  // namespace radixkv

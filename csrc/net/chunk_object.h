@@ -68,8 +68,11 @@ struct ChunkObject {
 
 std::string object_name(const ObjectShape& shape, const Digest& key, std::int64_t part = 0);
 
-// Header and tokens, as they stand before the payload. Reads all of the payload.
+// Header and tokens, as they stand before the payload. Without its checksum, reads all of the
+// payload.
 std::vector<std::byte> make_head(const ObjectShape& shape, const ChunkObject& object);
+std::vector<std::byte> make_head(const ObjectShape& shape, const ChunkObject& object,
+                                 std::uint64_t payload_checksum);
 
 // Whether a head and the payload that came with it, by its checksum, are those of the chunk that
 // was asked for.

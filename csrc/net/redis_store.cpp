@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <optional>
 #include <string>
 #include <utility>
 
+#include "core/checksum.h"
 #include "net/object_reader.h"
 #include "net/rungs.h"
 #include "net/sentinel.h"
@@ -28,6 +30,50 @@ CompletionStatus status_of(const RespError& error) {
 }
 
 }  // namespace
+
+// Checksums of payloads, one after the other. The next is made in pieces while the server takes
+// what is sent, which costs it more than us; the first while it is asked what it has.
+class RedisStore::Checksums {
+ public:
+  explicit Checksums(std::span<const ChunkObject> objects) : objects_(objects) { begin(0); }
+
+  // Goes on with the next one, a little.
+  void add_piece() {
+    const std::span<const std::byte> piece = rest_.first(std::min(rest_.size(), kPieceBytes));
+    if (!piece.empty()) checksum_->add(piece);
+    rest_ = rest_.subspan(piece.size());
+  }
+
+  // That of an object, which is the next one or behind it: those between are not needed.
+  std::uint64_t take(const ChunkObject& object) {
+    const auto index = static_cast<std::size_t>(&object - objects_.data());
+    if (index != next_) begin(index);
+    checksum_->add(rest_);
+    const std::uint64_t value = checksum_->value();
+    begin(index + 1);
+    return value;
+  }
+
+  // Makes all of the next one.
+  void finish_next() {
+    while (!rest_.empty()) add_piece();
+  }
+
+ private:
+  static constexpr std::size_t kPieceBytes = 256 << 10;
+
+  void begin(std::size_t index) {
+    next_ = index;
+    rest_ = {};
+    checksum_.emplace();
+    if (index < objects_.size()) rest_ = objects_[index].payload;
+  }
+
+  const std::span<const ChunkObject> objects_;
+  std::size_t next_ = 0;
+  std::span<const std::byte> rest_;  // of the next one's payload
+  std::optional<StreamedChecksum> checksum_;
+};
 
 RedisStore::RedisStore(const ObjectShape& shape, const RedisEndpoint& endpoint, int wake_fd)
     : shape_(shape), endpoint_(endpoint), connection_(find_server(endpoint, wake_fd), wake_fd) {
@@ -56,10 +102,11 @@ StoreOutcome RedisStore::put(std::span<const ChunkObject> objects) {
   std::int64_t num_bytes = 0;
   for (const ChunkObject& object : objects) num_bytes += std::ssize(object.payload);
   limit_time(num_bytes);
-  const std::vector<bool> is_there = find(objects);
+  Checksums checksums(objects);
+  const std::vector<bool> is_there = find(objects, &checksums);
   std::vector<std::int64_t> num_replies(objects.size());
   for (std::size_t i = 0; i < objects.size(); ++i) {
-    if (!is_there[i]) num_replies[i] += send_object(objects[i]);
+    if (!is_there[i]) num_replies[i] += send_object(objects[i], &checksums);
     if (!is_there[i] || endpoint_.ttl_s > 0) num_replies[i] += send_rungs(objects[i]);
   }
   StoreOutcome outcome{objects.size()};
@@ -76,7 +123,7 @@ StoreOutcome RedisStore::put(std::span<const ChunkObject> objects) {
 }
 
 // Which objects the server has, with all parts. Where it forgets what is not used, this is a use.
-std::vector<bool> RedisStore::find(std::span<const ChunkObject> objects) {
+std::vector<bool> RedisStore::find(std::span<const ChunkObject> objects, Checksums* checksums) {
   std::string requests;
   for (const ChunkObject& object : objects) {
     for (std::int64_t part = 0; part < object.num_parts(); ++part) {
@@ -89,6 +136,7 @@ std::vector<bool> RedisStore::find(std::span<const ChunkObject> objects) {
     }
   }
   connection_.send(requests);
+  checksums->finish_next();
   std::vector<bool> found;
   for (const ChunkObject& object : objects) {
     std::int64_t num_there = 0;
@@ -105,8 +153,8 @@ std::vector<bool> RedisStore::find(std::span<const ChunkObject> objects) {
 }
 
 // One SET for each part, the first part last. Gives the number of replies to come.
-std::int64_t RedisStore::send_object(const ChunkObject& object) {
-  const std::vector<std::byte> head = make_head(shape_, object);
+std::int64_t RedisStore::send_object(const ChunkObject& object, Checksums* checksums) {
+  const std::vector<std::byte> head = make_head(shape_, object, checksums->take(object));
   for (std::int64_t part = object.num_parts(); part-- > 0;) {
     const std::span<const std::byte> payload = object.part(part);
     const std::span<const std::byte> before = part == 0 ? std::span(head) : std::span<std::byte>();
@@ -120,7 +168,7 @@ std::int64_t RedisStore::send_object(const ChunkObject& object) {
       end += "$2\r\nEX\r\n$" + std::to_string(seconds.size()) + "\r\n" + seconds + "\r\n";
     }
     const iovec parts[] = {part_of(begin), part_of(before), part_of(payload), part_of(end)};
-    connection_.send(parts);
+    connection_.send(parts, [checksums] { checksums->add_piece(); });
   }
   return object.num_parts();
 }

@@ -47,8 +47,10 @@ class RedisStore {
   void ping();
 
  private:
-  std::vector<bool> find(std::span<const ChunkObject> objects);
-  std::int64_t send_object(const ChunkObject& object);
+  class Checksums;
+
+  std::vector<bool> find(std::span<const ChunkObject> objects, Checksums* checksums);
+  std::int64_t send_object(const ChunkObject& object, Checksums* checksums);
   std::int64_t send_rungs(const ChunkObject& object);
   std::size_t count_there(std::span<const Digest> keys);
   std::vector<Token> climb(const Digest& parent, std::span<const Token> tokens,

@@ -83,7 +83,7 @@ void RespConnection::refuse_cluster() {
 
 void RespConnection::send(std::string_view requests) {
   const iovec part = {const_cast<char*>(requests.data()), requests.size()};
-  stream_->send({&part, 1});
+  stream_->send({&part, 1}, nullptr);
 }
 
 std::int64_t RespConnection::read_number() {

@@ -45,7 +45,9 @@ class RespConnection {
   // Says the password, if the endpoint has one. Throws RespError.
   void sign_in(const RedisEndpoint& endpoint);
 
-  void send(std::span<const iovec> parts) { stream_->send(parts); }
+  void send(std::span<const iovec> parts, const Stream::Meanwhile& meanwhile) {
+    stream_->send(parts, meanwhile);
+  }
   void send(std::string_view requests);
   void set_deadline(Stream::Clock::time_point deadline) { stream_->set_deadline(deadline); }
 

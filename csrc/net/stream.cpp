@@ -18,10 +18,10 @@ class PlainStream : public Stream {
  public:
   PlainStream(const RedisEndpoint& endpoint, int wake_fd) : socket_(endpoint, wake_fd) {}
 
-  void send(std::span<const iovec> parts) override {
+  void send(std::span<const iovec> parts, const Meanwhile& meanwhile) override {
     std::size_t offset = 0;  // bytes of parts.front() that are sent
     while (!parts.empty()) {
-      offset += send_some(parts, offset);
+      offset += send_some(parts, offset, meanwhile);
       while (!parts.empty() && offset >= parts.front().iov_len) {
         offset -= parts.front().iov_len;
         parts = parts.subspan(1);
@@ -48,7 +48,8 @@ class PlainStream : public Stream {
   static constexpr std::size_t kMaxParts = 64;
   static constexpr auto kMoment = std::chrono::milliseconds(20);
 
-  std::size_t send_some(std::span<const iovec> parts, std::size_t offset) {
+  std::size_t send_some(std::span<const iovec> parts, std::size_t offset,
+                        const Meanwhile& meanwhile) {
     std::array<iovec, kMaxParts> rest;
     const std::size_t count = std::min(parts.size(), kMaxParts);
     std::copy_n(parts.begin(), count, rest.begin());
@@ -60,6 +61,9 @@ class PlainStream : public Stream {
     for (;;) {
       const ssize_t sent = sendmsg(socket_.fd(), &message, MSG_NOSIGNAL);
       if (sent >= 0) return static_cast<std::size_t>(sent);
+      const int error = errno;
+      if (meanwhile && (error == EAGAIN || error == EWOULDBLOCK)) meanwhile();
+      errno = error;
       wait_or_throw(POLLOUT);
     }
   }

@@ -12,6 +12,7 @@
 
 #include <chrono>
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <span>
 #include <stdexcept>
@@ -37,11 +38,13 @@ class NetFailure : public std::runtime_error {
 class Stream {
  public:
   using Clock = std::chrono::steady_clock;
+  // A little work, to be done while the other side is slow.
+  using Meanwhile = std::function<void()>;
 
   virtual ~Stream() = default;
 
-  // Sends all of the parts.
-  virtual void send(std::span<const iovec> parts) = 0;
+  // Sends all of the parts. Calls `meanwhile`, if given, before it waits; with TLS never.
+  virtual void send(std::span<const iovec> parts, const Meanwhile& meanwhile) = 0;
 
   // Receives at least one byte, into the parts one after the other; how many. Where the kernel can
   // tell, it waits a moment for `enough` of them: to be woken for each few costs both sides much.

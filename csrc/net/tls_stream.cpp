@@ -44,7 +44,7 @@ void TlsStream::trust(const RedisEndpoint& endpoint) {
   }
 }
 
-void TlsStream::send(std::span<const iovec> parts) {
+void TlsStream::send(std::span<const iovec> parts, const Meanwhile& /*meanwhile*/) {
   for (const iovec& part : parts) {
     const auto* bytes = static_cast<const std::byte*>(part.iov_base);
     for (std::size_t sent = 0; sent < part.iov_len;) {

@@ -16,7 +16,7 @@ class TlsStream : public Stream {
   // trusted.
   TlsStream(const RedisEndpoint& endpoint, int wake_fd);
 
-  void send(std::span<const iovec> parts) override;
+  void send(std::span<const iovec> parts, const Meanwhile& meanwhile) override;
   std::size_t receive(std::span<const iovec> parts, std::size_t enough) override;
   void set_deadline(Clock::time_point deadline) override { socket_.set_deadline(deadline); }
 
