@@ -177,6 +177,7 @@ class KVCache:
         limit: int | None = None,
         tail: bool = True,
         admission: int | None = None,
+        is_computed: bool = False,
     ) -> Ticket | None:
         """Copy a prompt's KV out of the engine, as far as it is not kept yet.
 
@@ -190,6 +191,8 @@ class KVCache:
             limit: Tokens whose KV is complete; None for all.
             tail: Whether to keep a last chunk that is not full.
             admission: Number from `planner.new_admission()`; None draws one.
+            is_computed: Whether the engine has heard that the KV is computed. Otherwise a copy out
+                of a GPU begins behind all that the engine's stream holds.
 
         Returns:
             What to wait on, or None where there is nothing to copy or no room.
@@ -210,6 +213,7 @@ class KVCache:
             namespace=self._tree(namespace),
             limit=limit,
             tail=tail,
+            is_computed=is_computed,
         )
         self._submit()
         return None if command is None else Ticket(self, command.command_id)

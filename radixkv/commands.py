@@ -76,11 +76,16 @@ EngineSlots = NDArray[np.int64] | DeviceSlots
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Engine → memory. `slots` has an engine slot for each token of each slice, in order."""
+    """Engine → memory. `slots` has an engine slot for each token of each slice, in order.
+
+    `is_computed` says that the KV is there already: the copy need not begin behind what the engine
+    has queued on its stream since.
+    """
 
     command_id: int
     chunks: ChunkArray
     slots: EngineSlots
+    is_computed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

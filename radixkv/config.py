@@ -149,11 +149,10 @@ class CacheConfig:
     )
     store_max_inflight: float = settings.fraction(
         "store.max_inflight",
-        0.5,
+        1.0,
         0.01,
         "Share of the engine's KV slots that stores under way may keep locked; above it a store "
-        "is dropped and counted. Lower it if requests wait for slots, raise it if stores are "
-        "dropped.",
+        "is dropped and counted. Lower it if copies are slow and requests wait for slots.",
     )
     store_decode: bool = settings.switch(
         "store.decode",

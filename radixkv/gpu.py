@@ -216,7 +216,7 @@ class GpuCopies:
                 chunks["first"].astype(np.int32),
                 chunks["count"].astype(np.int32),
                 self._joined_slots([copy.command.slots for copy in copies]),
-                self._stream,
+                self._fence(copies[0].command),
             )
         except Exception:  # accepted already: their end is heard like any other
             logger.exception("%d copies could not be begun", len(copies))
@@ -229,6 +229,16 @@ class GpuCopies:
             copy.ticket = ticket
             self._running[copy.command.command_id] = copy
         return True
+
+    def _fence(self, command: Store | Load) -> int:
+        """The stream behind which a copy begins. Where a store's KV is there already, that is the
+        one on which its slots come to be: behind the model it could wait for a whole prefill, and
+        keep the slots from the next request meanwhile.
+        """
+        if isinstance(command, Store) and command.is_computed:
+            stream = _stream_of(command.slots)
+            return self._stream if stream is None else stream
+        return self._stream
 
     def _addresses(self, chunks: ChunkArray) -> NDArray[np.uint64]:
         offsets = chunks["memory_offset"].astype(np.uint64) * np.uint64(self._unit_bytes)

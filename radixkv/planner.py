@@ -240,6 +240,7 @@ class Planner:
         namespace: int = 0,
         limit: int | None = None,
         tail: bool = True,
+        is_computed: bool = False,
     ) -> Store | None:
         """Plan to keep what is not kept yet of the first `limit` tokens.
 
@@ -251,6 +252,8 @@ class Planner:
             limit: Tokens whose KV is complete; None for all. Of the layout's last block, all or
                 nothing is kept.
             tail: Whether to keep a last chunk that is not full.
+            is_computed: Whether the engine has heard that the KV is computed. Otherwise a copy
+                begins behind all that the engine's stream holds.
 
         Returns:
             The command, or None: all is kept, memory is full of what is pinned, or too much is
@@ -275,7 +278,7 @@ class Planner:
             where = slots(first, first + num_tokens)
             if len(where) != num_tokens:
                 raise ValueError(f"slots: expected those of {num_tokens} tokens, got {len(where)}")
-            command = Store(self._ledger.next_id(), chunks, where)
+            command = Store(self._ledger.next_id(), chunks, where, is_computed)
         except BaseException:
             self.index.complete_store(chunks, 0)
             raise

@@ -279,7 +279,14 @@ class OutsideDevice(HiCacheSurface):
         return self._whole_pages(num_tokens)
 
     def _store(
-        self, state: RequestState, tokens: Any, slots: SlotSource, num_tokens: int, *, tail: bool
+        self,
+        state: RequestState,
+        tokens: Any,
+        slots: SlotSource,
+        num_tokens: int,
+        *,
+        tail: bool,
+        is_computed: bool = False,
     ) -> Ticket | None:
         """Copy out what is not kept yet of the first `num_tokens`; the caller locks their slots."""
         outdated = state.weights_era != self._weights_era or self._holds_old_weights
@@ -287,7 +294,13 @@ class OutsideDevice(HiCacheSurface):
             return None
         self._draw_admission(state)
         return self._kv.store(
-            tokens, slots, state.tree, limit=num_tokens, tail=tail, admission=state.admission
+            tokens,
+            slots,
+            state.tree,
+            limit=num_tokens,
+            tail=tail,
+            admission=state.admission,
+            is_computed=is_computed,
         )
 
     def _forget(self, req: Any) -> None:

@@ -116,14 +116,18 @@ class RadixKVCache(OutsideDevice, RadixCache):  # type: ignore[misc]
 
     # --- a request has computed
 
-    def cache_unfinished_req(self, req: Any, *args: Any, **kwargs: Any) -> None:
-        """After each chunk of a prefill: keep its full chunks."""
+    def cache_unfinished_req(self, req: Any, chunked: bool = False, **kwargs: Any) -> None:
+        """After each chunk of a prefill: keep its full chunks.
+
+        `chunked`: more of the prefill follows. SGLang says so when the chunk's forward may still
+        run; otherwise it has heard of the forward's end.
+        """
         is_sure = self._hear_of_loads(req)
         if is_poisoned(req):
             self._go_on_uncached(req)
             return
         before = _protected_tokens(req)
-        super().cache_unfinished_req(req, *args, **kwargs)
+        super().cache_unfinished_req(req, chunked=chunked, **kwargs)
         self._kv.note_computed(_protected_tokens(req) - before)
         state = state_of(req)
         # Where the tree had a part of it from another's load, the request has that one's slots now.
@@ -135,7 +139,9 @@ class RadixKVCache(OutsideDevice, RadixCache):  # type: ignore[misc]
             return engine_slots(req.prefix_indices[first:last])
 
         tokens = req.full_untruncated_fill_ids
-        ticket = self._store(state, tokens, slots, _protected_tokens(req), tail=False)
+        ticket = self._store(
+            state, tokens, slots, _protected_tokens(req), tail=False, is_computed=not chunked
+        )
         if ticket is not None:
             self.ongoing_write_through[ticket.command_id] = self._hold(req.last_node)
 
@@ -169,7 +175,8 @@ class RadixKVCache(OutsideDevice, RadixCache):  # type: ignore[misc]
             found.append(self._find(key))
             return engine_slots(found[0].device_indices[first:last])
 
-        ticket = self._store(state, tokens, slots, num_tokens, tail=True)
+        # SGLang has heard of the step that ended it; what a step ahead writes is not kept.
+        ticket = self._store(state, tokens, slots, num_tokens, tail=True, is_computed=True)
         if ticket is not None:
             node = found[0].last_device_node
             self.ongoing_write_through[ticket.command_id] = self._hold(node)

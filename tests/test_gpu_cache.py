@@ -92,6 +92,21 @@ def test_the_caller_goes_on_while_the_engine_still_computes(engine):
     assert engine.cache.match(prompt(7)).num_memory_tokens == 500
 
 
+@pytest.mark.parametrize("is_computed", [True, False])
+def test_only_what_may_not_be_computed_yet_is_copied_behind_the_model(engine, is_computed):
+    model = torch.cuda.Stream()
+    engine.cache.executor.follow_stream(model.cuda_stream)
+    with torch.cuda.stream(model):
+        torch.cuda._sleep(20 * SLEEP_CYCLES)
+        model_ends = model.record_event()
+
+    ticket = engine.cache.store(prompt(7), engine.slots, is_computed=is_computed)
+    assert ticket is not None
+    assert ticket.wait()
+
+    assert model_ends.query() is not is_computed
+
+
 @pytest.mark.parametrize("kind", [Load, Store])
 def test_a_copy_that_fails_says_so_and_is_not_found(engine, kind):
     store(engine, 1, first_slot=0)
