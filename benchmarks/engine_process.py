@@ -251,7 +251,11 @@ def run_alone(run: Callable[[Path], Times]) -> None:
 
 
 def emit_beside(
-    name: str, ours: Sequence[float], unit: str, peers: Mapping[str, Sequence[float]]
+    name: str,
+    ours: Sequence[float],
+    unit: str,
+    peers: Mapping[str, Sequence[float]],
+    **circumstances: object,
 ) -> None:
     """A row of ours with the medians of its peers; the first one is the baseline, if it has any."""
     medians = {peer: statistics.median(values) for peer, values in peers.items() if values}
@@ -261,7 +265,7 @@ def emit_beside(
         baseline = medians[first]
         ratio = round(statistics.median(ours) / baseline, 3) if baseline else None
         extra |= {"baseline": round(baseline, 3), "baseline_name": first, "ratio": ratio}
-    emit(name, ours, unit, **extra)
+    emit(name, ours, unit, **extra, **circumstances)
 
 
 def add(times: Times, values: Mapping[str, float]) -> None:

@@ -46,7 +46,7 @@ CONFIG = """
 memory: {{size: {memory}GiB}}
 prefetch: {{deadline: 60s}}
 """
-DISK = "disk: {{path: {disk}, size: 40GiB}}\n"
+DISK = "disk: {{path: {disk}, size: 32GiB}}\n"
 CACHES: dict[str, dict[str, Any]] = {
     "radixkv": {"radix_cache_backend": "radixkv"},
     "hicache": {
@@ -81,6 +81,7 @@ def start(cache: str, folder: Path, setup: Setup, is_made_up: bool) -> Any:
         context_length=131072,
         page_size=setup.page,
         tp_size=setup.ranks,
+        disable_custom_all_reduce=setup.ranks > 1,  # it wants GPUs that reach each other
         chunked_prefill_size=16384,
         max_total_tokens=setup.device_tokens,
         mem_fraction_static=0.8,  # several engines live at once, each with `device_tokens`
@@ -88,6 +89,11 @@ def start(cache: str, folder: Path, setup: Setup, is_made_up: bool) -> Any:
         **(graphs if setup.has_graphs else {"disable_cuda_graph": True}),
         **CACHES[cache],
     )
+
+
+def disk_folder() -> Path:
+    """Where the engine of this process has radixkv's disk tier."""
+    return Path(os.environ["RADIXKV_CONFIG"]).parent / "disk"
 
 
 def run_alone(

@@ -1,12 +1,13 @@
-"""Are answers from KV that came back from memory as good as those from KV that never left the GPU?
+"""Are answers from KV that came back from memory or disk as good as those from KV that never left
+the GPU?
 
     python benchmarks/sglang_parity.py          # on a machine with a GPU and SGLang
     python benchmarks/sglang_parity.py --page 1 --attention flashinfer --ranks 2 --graphs
 
 A model of a Llama-3.2-1B shape with set weights answers 16 prompts: computed, found on the device,
-and found in memory. A row is the mean difference of a kind's log-probabilities from the computed
-ones, over the five likeliest tokens. The device hits differ too: other batch shapes round
-otherwise. The control loads into slots half the device away, so that prompts read what lay in
+found in memory, and found on disk. A row is the mean difference of a kind's log-probabilities from
+the computed ones, over the five likeliest tokens. The device hits differ too: other batch shapes
+round otherwise. The control loads into slots half the device away, so that prompts read what lay in
 theirs before, and must not pass. (Exchanging slots within a prompt would not show: attention adds
 up keys and values in any order.)
 """
@@ -18,6 +19,7 @@ import os
 import time
 from typing import Any
 
+from cost_rule import fetch_always
 from engine_process import Times, measure
 from llama import LLAMA_1B
 from log_probs import ALLOWED, NUM_ASKED, LogProbs, differences, draw_prompts, judge
@@ -79,7 +81,14 @@ class Bench:
             device.append(self.ask(prompt, "device"))
         time.sleep(2)  # what was computed last is still being copied out
         host = [self.ask(prompt, "host") for prompt in self._prompts]
-        return {"device": differences(computed, device), "host": differences(computed, host)}
+        time.sleep(5)  # the disk is behind the memory
+        self._engine.flush_cache()
+        disk = [self.ask(prompt, "storage") for prompt in self._prompts]
+        return {
+            "device": differences(computed, device),
+            "host": differences(computed, host),
+            "disk": differences(computed, disk),
+        }
 
 
 def main() -> None:
@@ -92,9 +101,9 @@ def main() -> None:
     options = parser.parse_args()
     circumstances = {name: getattr(options, name) for name in ("page", "attention", "ranks")}
     if options.only:
+        fetch_always()
         setup = Setup(
             DEVICE_TOKENS,
-            has_disk=False,
             has_graphs=options.graphs,
             shape=LLAMA_1B,
             **circumstances,
@@ -110,7 +119,7 @@ def main() -> None:
     os.environ[MISPLACES] = "1"
     control = measure("radixkv")
     circumstances["graphs"] = options.graphs
-    judge("sglang", right, control, {"host": ALLOWED}, **circumstances)
+    judge("sglang", right, control, {"host": ALLOWED, "disk": ALLOWED}, **circumstances)
 
 
 if __name__ == "__main__":

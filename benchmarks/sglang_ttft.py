@@ -4,10 +4,10 @@ or on disk?
     python benchmarks/sglang_ttft.py            # on a machine with a GPU and SGLang
 
 radixkv, and SGLang's own HiCache as the peer, on the same prompts, one at a time; both live at once
-and take turns. The device keeps
-little more than the longest of them, so that going through them in turn pushes each off the device
-before it is asked for again. Where a prompt's KV came from is checked in each answer
-(`cached_tokens_details`): a time whose tokens came from elsewhere is an error, not a row.
+and take turns. The device keeps little more than the longest of them, so that going through them in
+turn pushes each off the device before it is asked for again. Where a prompt's KV came from is
+checked in each answer (`cached_tokens_details`): a time whose tokens came from elsewhere is an
+error, not a row.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ import random
 import time
 from typing import Any
 
+from cost_rule import fetch_always
+from disk_rate import read_gbps
 from engine_process import Times, add, add_options, emit_beside, measured_in_turns, take_turn
-from harness import progress
-from sglang_engine import CACHES, PAGE, Setup, run_alone
+from harness import emit, progress
+from sglang_engine import CACHES, PAGE, Setup, disk_folder, run_alone
 
 LENGTHS = (8192, 32768, 65536, 100_000)
 ROUNDS = 7
@@ -69,6 +71,7 @@ class Bench:
             self._engine.flush_cache()
             for length, prompt in prompts.items():
                 times[f"{length}.disk"] = [self.first_token_ms(prompt, "storage")]
+            times["disk.read_gbps"] = [read_gbps(disk_folder())]
         return times
 
 
@@ -78,12 +81,16 @@ def main() -> None:
     options = parser.parse_args()
     only = options.only
     if only:
+        fetch_always()
         run_alone(only, Setup(DEVICE_TOKENS), lambda engine: Bench(engine).run(only == "radixkv"))
         return
     with measured_in_turns(("radixkv", "hicache"), options.minutes) as values:
         for name, ours in values["radixkv"].items():
             peers = {"HiCache": values["hicache"].get(name, [])}
-            emit_beside(f"ttft.sglang.{name}_ms", ours, "ms", peers)
+            if name.endswith("_gbps"):
+                emit(f"ttft.sglang.{name}", ours, "GB/s")
+                continue
+            emit_beside(f"ttft.sglang.{name}_ms", ours, "ms", peers, graphs=False)
 
 
 if __name__ == "__main__":

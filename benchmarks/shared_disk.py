@@ -4,7 +4,7 @@
     python benchmarks/shared_disk.py --sglang-python one/bin/python --vllm-python other/bin/python
 
 SGLang and vLLM on the same weights: one computes the prompts, leaves their KV in a disk tier and
-ends; the other starts on that folder and has to find each prompt there, all but its last token.
+ends; the other starts on that folder and has to find each prompt there, all but two tokens.
 Nothing is served from anywhere else: tokens that did not come from the disk are an error, not a
 row.
 
@@ -40,6 +40,7 @@ import sglang_engine
 import sglang_parity
 import vllm_engine
 import vllm_parity
+from cost_rule import fetch_always
 from engine_process import Times, measure
 from harness import emit, progress
 from llama import LLAMA_1B, write_weights
@@ -49,7 +50,7 @@ SHAPE = replace(LLAMA_1B, num_layers=7)  # 1.9 GB of weights
 CHUNK = 64  # tokens of radixkv's, and a page of SGLang's
 NUM_PROMPTS = 64
 NUM_CHUNKS = 31
-FOUND = NUM_CHUNKS * CHUNK  # of a prompt's tokens: all but the last
+FOUND = NUM_CHUNKS * CHUNK  # of a prompt's tokens: all but the last two
 DEVICE_TOKENS = 12 * 32 * CHUNK  # some prompts: what is misplaced lands in what was another's
 MEMORY_GIB = 4
 DISK_TIMEOUT_S = 120.0
@@ -57,7 +58,7 @@ LEGS = ("cold", "write", "read", "control")
 MISPLACES = "RADIXKV_BENCH_SHARED_MISPLACES"
 
 if __name__ == "__mp_main__":  # SGLang's scheduler, started by spawn
-    vllm_engine.fetch_always()
+    fetch_always()
     if os.environ.get(MISPLACES):
         sglang_parity.misplace_loads(DEVICE_TOKENS)
 
@@ -84,7 +85,7 @@ class Answers(NamedTuple):
 
 def answer_in(folder: Path, engine: str, leg: str) -> Times:
     """One leg of one engine; its answers go into a file of the folder."""
-    prompts = draw_prompts(NUM_PROMPTS, FOUND + 1)
+    prompts = draw_prompts(NUM_PROMPTS, FOUND + 2)
     ask_all = {"sglang": ask_sglang, "vllm": ask_vllm}[engine]
     log_probs = ask_all(folder, leg, prompts)
     version = str(importlib.import_module(engine).__version__)
@@ -113,7 +114,7 @@ def ask_sglang(folder: Path, leg: str, prompts: list[list[int]]) -> list[LogProb
 
 
 def ask_vllm(folder: Path, leg: str, prompts: list[list[int]]) -> list[LogProbs]:
-    vllm_engine.fetch_always()
+    fetch_always()
     if leg == "control":
         vllm_parity.misplace_loads(DEVICE_TOKENS)
     setup = vllm_engine.Setup(DEVICE_TOKENS, SHAPE, has_weights=True, memory_gib=MEMORY_GIB)

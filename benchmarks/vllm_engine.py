@@ -22,9 +22,9 @@ _STEPS_AHEAD = 4  # more than vLLM schedules ahead
 _OURS: dict[str, Any] = {"prefetch": {"deadline": "60s"}}
 CONNECTORS: dict[str, dict[str, Any] | None] = {
     "radixkv": {"kv_connector": "RadixKVConnector", "kv_connector_extra_config": _OURS},
-    "radixkv-auto": {
+    "radixkv-async": {
         "kv_connector": "RadixKVConnector",
-        "kv_connector_extra_config": _OURS | {"loads": "auto"},
+        "kv_connector_extra_config": _OURS | {"loads": "async"},
     },
     "radixkv-sync": {
         "kv_connector": "RadixKVConnector",
@@ -101,6 +101,7 @@ class Engine:
         from vllm import LLM
         from vllm.config import KVTransferConfig
 
+        self.disk_folder = folder / "disk"
         write_config(folder, setup.shape)
         if setup.has_weights:
             write_weights(folder, setup.shape)
@@ -110,7 +111,7 @@ class Engine:
             if transfer["kv_connector"] == "RadixKVConnector":
                 extra["memory"] = {"size": f"{setup.memory_gib}GiB"}
                 if setup.has_disk:
-                    extra["disk"] = {"path": str(folder / "disk"), "size": "40GiB"}
+                    extra["disk"] = {"path": str(self.disk_folder), "size": "32GiB"}
             changes = {"kv_role": "kv_both", "kv_connector_extra_config": extra}
             transfer = KVTransferConfig(**(transfer | changes))
         self._llm = LLM(model=str(folder), kv_transfer_config=transfer, **setup.options())
@@ -230,22 +231,6 @@ class Engine:
 
     def close(self) -> None:
         self._engine.engine_core.shutdown()
-
-
-def fetch_always() -> None:
-    """Makes the planner of this process bring from disk what the GPU would compute sooner, too.
-
-    Such a GPU computes more KV a second than a disk gives, and radixkv leaves the disk alone where
-    it knows that; a planner that knows of no rates does not.
-    """
-    from radixkv import Planner, Rates
-
-    apply = Planner.apply
-
-    def without_rates(planner: Planner, record: Any) -> Any:
-        return apply(planner, dataclasses.replace(record, rates=Rates()))
-
-    Planner.apply = without_rates  # type: ignore[method-assign]
 
 
 def _short(value: object) -> str:

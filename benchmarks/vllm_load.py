@@ -178,10 +178,10 @@ class Bench:
         for _ in range(FRESH_ROUNDS):
             take_turn(times)
             add(times, {"no_reuse.prompts_per_s": self.no_reuse()})
+        self.steps(times)
         for _ in range(REUSE_ROUNDS):
             take_turn(times)
             add(times, {"cpu_loop_ms": time_a_loop()} | self.reuse())
-        self.steps(times)
         return times
 
 
