@@ -11,6 +11,7 @@ from radixkv.commands import (
     Fetch,
     Load,
     Plant,
+    SlotSource,
     Spill,
     Store,
 )
@@ -42,7 +43,7 @@ from radixkv.index import (
 )
 from radixkv.layout import EngineMemory, KVLayout, describe_arrays
 from radixkv.namespace import Namespace, common_identity, find_model, model_identity
-from radixkv.planner import Planner, SlotSource
+from radixkv.planner import Planner
 from radixkv.prefetch import Prefetch
 from radixkv.recall import IndexKeeper, keep_index, recall
 from radixkv.restore import inspect_ranks

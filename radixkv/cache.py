@@ -22,7 +22,15 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from radixkv.commands import Command, Completion, CompletionStatus, EngineSlots, Tokens
+from radixkv.commands import (
+    Command,
+    Completion,
+    CompletionStatus,
+    EngineSlots,
+    SlotSource,
+    Tokens,
+    slot_source,
+)
 from radixkv.config import CacheConfig
 from radixkv.executor import Executor
 from radixkv.group import RankGroup
@@ -30,7 +38,7 @@ from radixkv.index import Match, PrefixHandle
 from radixkv.layout import EngineMemory, KVLayout
 from radixkv.metrics import Metrics
 from radixkv.namespace import Namespace
-from radixkv.planner import Planner, SlotSource
+from radixkv.planner import Planner
 from radixkv.prefetch import Prefetch
 from radixkv.recall import IndexKeeper, keep_index, recall
 from radixkv.restore import check_groups, fingerprints, in_common
@@ -200,15 +208,9 @@ class KVCache:
         Raises:
             ValueError: `slots` does not cover the tokens, or one is outside the engine's memory.
         """
-        if isinstance(slots, np.ndarray):
-            wanted = len(tokens) if limit is None else limit
-            if slots.dtype != np.int64 or slots.ndim != 1 or len(slots) < wanted:
-                raise ValueError(
-                    f"slots: expected int64 ({wanted},), got {slots.dtype} {slots.shape}"
-                )
         command = self.planner.store(
             tokens,
-            _slot_source(slots),
+            slot_source(slots, len(tokens) if limit is None else limit),
             time=self.planner.new_admission() if admission is None else admission,
             namespace=self._tree(namespace),
             limit=limit,
@@ -494,11 +496,3 @@ class KVCache:
         if folder is None or self._group.rank != 0:
             return None
         return keep_index(self.planner.index, folder)
-
-
-def _slot_source(slots: NDArray[np.int64] | SlotSource) -> SlotSource:
-    if isinstance(slots, np.ndarray):
-        return lambda first, last: slots[first:last]
-    if not callable(slots):
-        raise TypeError(f"slots: expected an int64 array or a function, got {type(slots)}")
-    return slots

@@ -8,7 +8,7 @@ are done.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -72,6 +72,25 @@ class DeviceSlots:
 
 EngineSlots = NDArray[np.int64] | DeviceSlots
 """The engine's slot of each token. On a GPU both kinds do, elsewhere arrays alone."""
+
+SlotSource = Callable[[int, int], EngineSlots]
+"""Engine slots of the prompt's positions first … last − 1. Shape (last − first,), int64."""
+
+
+def slot_source(slots: NDArray[np.int64] | SlotSource, num_tokens: int) -> SlotSource:
+    """A function that gives slots, from itself or from an array of them.
+
+    Raises:
+        TypeError: It is neither.
+        ValueError: The array does not cover so many tokens.
+    """
+    if callable(slots):
+        return slots
+    if not isinstance(slots, np.ndarray):
+        raise TypeError(f"slots: expected an int64 array or a function, got {type(slots)}")
+    if slots.dtype != np.int64 or slots.ndim != 1 or len(slots) < num_tokens:
+        raise ValueError(f"slots: expected int64 ({num_tokens},), got {slots.dtype} {slots.shape}")
+    return lambda first, last: slots[first:last]
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from radixkv.commands import (
     Lookup,
     Plant,
     Put,
+    SlotSource,
     Spill,
     Store,
     Tokens,
@@ -47,9 +48,6 @@ from radixkv.room import bytes_of, reserve
 from radixkv.ticks import TickRecord
 from radixkv.tiers.disk import RestoredChunks, spill_window_bytes, units_that_fit
 from radixkv.write_policy import Sightings
-
-SlotSource = Callable[[int, int], EngineSlots]
-"""Engine slots of the prompt's positions first … last − 1. Shape (last − first,), int64."""
 
 PayloadSource = Callable[[NDArray[np.uint32]], Sequence[bytes]]
 """The bytes of a prompt's chunks of these spans, from the first on, as far as they are whole."""
