@@ -17,7 +17,7 @@ from remotes import CHUNK_TOKENS, LAYOUT, run, stored_chunks
 from test_cache import CHUNK, Engine, prompt
 
 from radixkv import Namespace
-from radixkv.commands import Get, Put
+from radixkv.commands import CompletionStatus, Get, Put
 from radixkv.config import CacheConfig
 from radixkv.remote_url import parse_remote
 from radixkv.tiers.redis import inspect_server
@@ -33,6 +33,11 @@ def server(shared_server) -> RedisServer:
     """Empty."""
     shared_server.client.flushall()
     return shared_server
+
+
+@pytest.fixture
+def small_server(tmp_path) -> Iterator[RedisServer]:
+    yield from running_server(tmp_path, "--maxmemory", "20mb")
 
 
 @pytest.mark.parametrize("scheme", ["unix_url", "tcp_url"])
@@ -64,6 +69,31 @@ def test_of_large_chunks_those_that_are_missing_are_put(server, scheme):
         run(executor, [Get(4, 0, chunks, tokens, bytes(16))])  # each one is compared
 
         assert executor.stats().get.num_chunks == num_chunks
+
+
+def test_of_puts_that_go_together_each_hears_what_became_of_its_own(small_server):
+    """They queue while the server is held up, and it has room for the first few alone."""
+    num_chunks = 7
+    tokens = np.arange(CHUNK_TOKENS, dtype=np.uint32)
+    url = small_server.unix_url
+    with stored_chunks(LAYOUT, CHUNK_TOKENS, num_chunks, url) as (executor, chunks):
+        small_server.client.client_pause(300)
+        parents = [bytes([number]) * 16 for number in range(num_chunks)]
+        for number, parent in enumerate(parents):
+            executor.submit(Put(number, 0, chunks[number : number + 1], tokens, parent))
+        ended = {}
+        while len(ended) < num_chunks:
+            executor.wait(TIMEOUT_S)
+            ended |= {end.command_id: (end.num_ok, end.status) for end in executor.poll()}
+
+        good = [number for number in range(num_chunks) if ended[number] == (1, 0)]
+        assert good == list(range(len(good)))
+        assert 2 <= len(good) < num_chunks
+        assert {ended[number] for number in range(len(good), num_chunks)} == {
+            (0, CompletionStatus.FULL)
+        }
+        for number in good:  # each one is compared
+            run(executor, [Get(10 + number, 0, chunks[number:][:1], tokens, parents[number])])
 
 
 def test_a_longer_prompt_finds_the_part_that_is_there(server):

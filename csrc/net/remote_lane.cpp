@@ -18,6 +18,7 @@ constexpr auto kFirstPause = 100ms;
 constexpr auto kLastPause = 5s;
 constexpr auto kIdleCheck = 1s;
 constexpr std::size_t kMaxQueued = 1024;
+constexpr std::size_t kPutsTogether = 4;
 
 int make_wake_fd() {
   const int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -104,7 +105,7 @@ void RemoteLane::keep_asking() {
 }
 
 void RemoteLane::serve_next() {
-  RemoteCommand command;
+  std::vector<RemoteCommand> commands;
   {
     std::unique_lock lock(mutex_);
     changed_.wait_for(lock, kIdleCheck, [this] { return is_closing_ || !queue_.empty(); });
@@ -113,14 +114,24 @@ void RemoteLane::serve_next() {
       lock.unlock();
       return check_server();
     }
-    command = std::move(queue_.front());
-    queue_.pop_front();
+    commands = take_next();
     is_busy_ = true;
   }
-  execute(command, true);
+  execute(commands, true);
   const std::lock_guard lock(mutex_);
   is_busy_ = false;
   changed_.notify_all();
+}
+
+// The next command; of puts a few, so that the server does not wait between them. Under the lock.
+std::vector<RemoteCommand> RemoteLane::take_next() {
+  std::vector<RemoteCommand> taken;
+  do {
+    taken.push_back(std::move(queue_.front()));
+    queue_.pop_front();
+  } while (taken.back().kind == CommandKind::kPut && taken.size() < kPutsTogether &&
+           !queue_.empty() && queue_.front().kind == CommandKind::kPut);
+  return taken;
 }
 
 void RemoteLane::check_server() {
@@ -131,35 +142,50 @@ void RemoteLane::check_server() {
   }
 }
 
-void RemoteLane::execute(const RemoteCommand& command, bool may_reconnect) {
+void RemoteLane::execute(std::span<const RemoteCommand> commands, bool may_reconnect) {
   try {
-    switch (command.kind) {
+    switch (commands.front().kind) {
       case CommandKind::kPut:
-        return put(command);
+        return put(commands);
       case CommandKind::kGet:
-        return get(command);
+        return get(commands.front());
       default:
-        return lookup(command);
+        return lookup(commands.front());
     }
   } catch (const NetFailure& failure) {
     // A server that was restarted, or that ends idle connections, is there again at once.
     std::string reason = failure.what();
     const bool is_idle_end = failure.kind() == NetFailure::Kind::kClosed && may_reconnect;
-    if (is_idle_end && connect(&reason)) return execute(command, false);
+    if (is_idle_end && connect(&reason)) return execute(commands, false);
     cut_off(reason);
-    end(command, 0, CompletionStatus::kFailed);
+    for (const RemoteCommand& command : commands) end(command, 0, CompletionStatus::kFailed);
   }
 }
 
-void RemoteLane::put(const RemoteCommand& command) {
-  const auto& chunks = command.chunks;
-  const auto gone = std::ranges::find_if(
-      chunks, [this](const ChunkRef& chunk) { return !context_.tags->holds(chunk); });
-  std::vector<ChunkObject> objects = context_.objects_of(command);
-  objects.resize(static_cast<std::size_t>(gone - chunks.begin()));
+// What comes behind an object that the server refused counts as refused, too.
+void RemoteLane::put(std::span<const RemoteCommand> commands) {
+  std::vector<ChunkObject> objects;
+  std::vector<std::size_t> num_held;  // of each command's chunks, those whose bytes are there
+  for (const RemoteCommand& command : commands) {
+    const auto gone = std::ranges::find_if(
+        command.chunks, [this](const ChunkRef& chunk) { return !context_.tags->holds(chunk); });
+    num_held.push_back(static_cast<std::size_t>(gone - command.chunks.begin()));
+    const std::vector<ChunkObject> held = context_.objects_of(command);
+    objects.insert(objects.end(), held.begin(), held.begin() + (gone - command.chunks.begin()));
+  }
   const StoreOutcome outcome = store_->put(objects);
-  const bool is_short = outcome.num_ok == objects.size() && gone != chunks.end();
-  end(command, outcome.num_ok, is_short ? CompletionStatus::kCorrupt : outcome.status);
+  std::size_t num_left = outcome.num_ok;
+  for (std::size_t i = 0; i < commands.size(); ++i) {
+    const std::size_t num_ok = std::min(num_left, num_held[i]);
+    num_left -= num_ok;
+    CompletionStatus status = CompletionStatus::kOk;
+    if (num_ok < num_held[i]) {
+      status = outcome.status;
+    } else if (num_ok < commands[i].chunks.size()) {
+      status = CompletionStatus::kCorrupt;
+    }
+    end(commands[i], num_ok, status);
+  }
 }
 
 void RemoteLane::get(const RemoteCommand& command) {

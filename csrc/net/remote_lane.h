@@ -16,8 +16,10 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "net/redis_store.h"
 #include "net/remote_command.h"
@@ -59,8 +61,9 @@ class RemoteLane {
   void keep_asking();
   void serve_next();
   void check_server();
-  void execute(const RemoteCommand& command, bool may_reconnect);
-  void put(const RemoteCommand& command);
+  std::vector<RemoteCommand> take_next();
+  void execute(std::span<const RemoteCommand> commands, bool may_reconnect);
+  void put(std::span<const RemoteCommand> commands);
   void get(const RemoteCommand& command);
   void lookup(const RemoteCommand& command);
   void end(const RemoteCommand& command, std::size_t num_ok, CompletionStatus status) const;
