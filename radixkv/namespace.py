@@ -9,11 +9,13 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 SAMPLES_PER_FILE = 64
 SAMPLE_BYTES = 4096
+_FILES_AT_ONCE = 16
 
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _SETTINGS_FILES = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
@@ -84,7 +86,7 @@ def model_identity(
     digest = hashlib.sha256(b"radixkv-model-1")
     _add(digest, "overrides", _canonical(dict(overrides or {})))
     if path.is_file():
-        _add_weights(digest, path, name="")
+        digest.update(_weights_digest(path, name=""))
     else:
         _add_folder(digest, path)
     return digest.hexdigest()[:32]
@@ -145,11 +147,14 @@ def _add_folder(digest: hashlib._Hash, folder: Path) -> None:
             _add(digest, file.name, _canonical(json.loads(file.read_bytes())))
         elif file.suffix == ".py":  # remote code decides what the weights mean
             _add(digest, file.name, file.read_bytes())
-        elif file.suffix in _WEIGHT_SUFFIXES:
-            _add_weights(digest, file, file.name)
+    weights = [file for file in sorted(folder.iterdir()) if file.suffix in _WEIGHT_SUFFIXES]
+    with ThreadPoolExecutor(_FILES_AT_ONCE) as threads:  # reads wait for a disk, or for a network
+        for of_file in threads.map(_weights_digest, weights, (file.name for file in weights)):
+            digest.update(of_file)
 
 
-def _add_weights(digest: hashlib._Hash, file: Path, name: str) -> None:
+def _weights_digest(file: Path, name: str) -> bytes:
+    digest = hashlib.sha256()
     with file.open("rb", buffering=0) as stream:
         num_bytes = os.fstat(stream.fileno()).st_size
         header = _header_bytes(stream.read(8), num_bytes) if file.suffix == ".safetensors" else 0
@@ -161,6 +166,7 @@ def _add_weights(digest: hashlib._Hash, file: Path, name: str) -> None:
         for first, last in _tensors(table):  # from the middle of each
             middle = header + (first + last) // 2
             digest.update(os.pread(stream.fileno(), min(SAMPLE_BYTES, last - first), middle))
+    return digest.digest()
 
 
 def _header_bytes(prefix: bytes, num_bytes: int) -> int:
