@@ -1,7 +1,8 @@
 // The one kernel of the CUDA room: moves rows between stored chunks and engine memory, both ways.
 //
-//   stored   [row][token][row_bytes]                         pinned host memory, or a staging slab
-//   on the device engine   [row] -> [block][slot in block][piece], strided  device memory
+//   stored   [row][token][row_bytes]                          pinned host memory, or a slab
+//                                                             on the device
+//   engine   [row] -> [block][slot in block][piece], strided  device memory
 //
 // Every address is worked out from two small tables on the device: where an engine row lies
 // (EngineRow, made once) and where a token lies (TokenCopy, made for each transfer). Layout is

@@ -7,8 +7,8 @@
 //            parts:
 //
 //            slices   [ 64 tokens ][ 64 ][ 30 ] | [ 64 ][ 64 ]       part 0 | part 1
-//            slab     [row][64 tokens] … [row][64] … [row][30] …     as in chunks, for one group's
-//            rows
+//            slab     [row][64 tokens] … [row][64] … [row][30] …     as in chunks,
+//                                                                    for one group's rows
 //
 // Thread safety: free functions over the caller's memory. Nothing here calls CUDA.
 #pragma once

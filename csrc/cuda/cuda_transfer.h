@@ -1,10 +1,11 @@
 // CudaTransfer moves KV between pinned chunks and one engine's memory on a GPU, beside the running
 // model.
 //
-//   t = load(slices, forward_stream)      queued as one call for all layers; begins after the
-//   forward that runs now for each layer:                        hold_for_layer(t, layer,
-//   forward_stream), then attention reads it is_done(t)                             the chunks may
-//   be evicted again
+//   t = load(slices, forward_stream)     queued as one call for all layers; begins after what
+//                                        the engine's stream holds
+//   for each layer of the next forward:
+//     hold_for_layer(t, layer, forward_stream), then attention reads it
+//   is_done(t)                           the chunks may be evicted again
 //
 // A store is the same the other way and has no layers to wait for: its chunks are whole, and the
 // engine's slots may be used again, when is_done() says so. Several requests of one scheduling step

@@ -2,13 +2,12 @@
 // start.
 //
 //   kernel    kernel stream  [fence] [table] [rows of group 0] [group 1] …
-//   staged    copy stream    [table] [slab 0] [slab 1] [slab 2] …           a load; a store goes
-//   the
-//             kernel stream  [fence]         [slab 0 → engine] [slab 1 → engine] …        other way
+//   staged    copy stream    [table] [slab 0] [slab 1] [slab 2] …
+//             kernel stream  [fence]         [slab 0 → engine] [slab 1 → engine] …
 //
-// A group is one layer, or as many as make a launch worth its price. After each group of a load,
-// and at the end of a store, the lane's progress counts on: by the layers of all transfers before,
-// and those of this one.
+// These are loads; a store goes the other way. A group is one layer, or as many as make a launch
+// worth its price. After each group of a load, and at the end of a store, the lane's progress
+// counts on: by the layers of all transfers before, and those of this one.
 //
 // Queueing gigabytes takes the CPU milliseconds. A thread of the lane does it, so that submit()
 // costs the caller microseconds; who holds for a layer waits until that layer is queued, not until

@@ -1,9 +1,8 @@
 // TokenRing gives each transfer room for its table of tokens, on the host and at the same place on
 // the device.
 //
-//   [ · · | transfer 7 | transfer 8 | transfer 9 | · · · ]     taken at the head, given back at the
-//   tail
-//           ^ tail                                 ^ head
+//   [ · · | transfer 7 | transfer 8 | transfer 9 | · · · ]     taken at the head,
+//           ^ tail                                 ^ head      given back at the tail
 //
 // Positions count up forever; a table that would cross the ring's end begins at its start instead.
 //

@@ -1,8 +1,8 @@
 // ExtentAllocator hands out runs of units of one tier (and runs of chunk ids, which are the same
 // problem).
 //
-//   [ used | free | used used | free free free ]     free runs in lists by length, neighbours
-//   coalesced
+//   [ used | free | used used | free free free ]     free runs in lists by length,
+//                                                    neighbours coalesced
 //
 // Lengths up to 16 have a list each, so the fit is exact for every extent of a chunk; longer runs
 // share a list between powers of two. Taking and giving back are O(1), and what is handed out

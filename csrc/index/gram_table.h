@@ -3,8 +3,7 @@
 //   256 parts by the key's top bits, each an open-addressed table that grows by itself:
 //     hashes  [ 4 bytes | 4 | 4 | … ]      the 32 bits below: the slot's home, and all that a miss
 //     chunks  [ 4 bytes | … ]              reads
-//     ends    [ 2 bytes | … ]              tokens of the chunk up to the gram's end; the chunk's
-//     age
+//     ends    [ 2 bytes | … ]              tokens of the chunk up to the gram's end; its age
 //
 // 10 bytes an entry, of which a part is 53 to 80 % full. Entries of chunks that have gone stay
 // until the part is filed anew; whoever looks asks the chunk. Of one gram at most kMostPlaces are

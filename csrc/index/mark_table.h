@@ -1,10 +1,8 @@
 // MarkTable keeps what callers have said about subtrees: priority, time to live, quota, pins.
 //
-//   root ── "You are a helpful…" ●1 ──┬── "tenant A…" ●2 ── …       a mark lies at the end of a
-//   node
-//                                     └── "tenant B…" ── …          and governs all chunks that
-//                                     reach
-//                                                                   it: kept now, or stored later
+//   root ── "You are a helpful…" ●1 ──┬── "tenant A…" ●2 ── …    a mark lies at a node's end
+//                                     └── "tenant B…" ── …       and governs all chunks that
+//                                                                reach it, now or later
 //
 // The deepest mark above a chunk governs it. What that mark is silent about, the next one above
 // says. A chunk has its mark's number (ChunkTable::group), 0 where none governs it, so the table

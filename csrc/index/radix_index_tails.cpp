@@ -6,8 +6,7 @@
 // tokens before the tail's. `near_tails_` lists, for a node, the tails behind its end that a chunk
 // parting there covers:
 //
-//        ──────────── node ─────────┬── tail                  the tail is near: 3 tokens behind the
-//        node's end
+//        ──────────── node ─────────┬── tail                  near: 3 tokens behind the node's end
 //                                   └────────── new chunk     covers all but 3 of its tokens
 #include <algorithm>
 

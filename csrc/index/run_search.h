@@ -1,7 +1,7 @@
 // RunSearch is one call of RunFinder::find(): from grams to places to runs.
 //
-//   gram of the text ─▶ places it is filed under ─▶ tokens compared both ways ─▶ what of it is
-//   ready
+//   gram of the text ─▶ places it is filed under ─▶ tokens compared both ways
+//                                                        ─▶ what of it is ready
 //
 // A place that lies on a run already found, at the same distance, is passed over. Work is bounded,
 // and shared out among the grams: where a gram has more places than its share, the answer says so.
