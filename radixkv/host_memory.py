@@ -11,12 +11,18 @@ HIERARCHY = Path("/sys/fs/cgroup")
 
 
 def usable_memory_bytes() -> int:
-    """The host's memory, or the least that a control group around this process allows.
+    """The host's memory, or what this process is limited to."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = memory_limit_bytes()
+    return total if limit is None else min(total, limit)
+
+
+def memory_limit_bytes() -> int | None:
+    """The least that a control group around this process allows; None where none limits it.
 
     Above it, in a container or a batch job, the kernel ends the process.
     """
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([total, *_limits()])
+    return min(_limits(), default=None)
 
 
 def _limits() -> Iterator[int]:

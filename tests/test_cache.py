@@ -362,10 +362,20 @@ def test_a_tier_without_room_for_a_chunk_is_refused_by_its_key(engine, tmp_path,
 
 
 def test_more_memory_than_the_process_may_use_is_refused_before_it_is_taken(engine, monkeypatch):
-    monkeypatch.setattr(tier_sizes, "usable_memory_bytes", lambda: 32 * MIB)
+    monkeypatch.setattr(tier_sizes, "memory_limit_bytes", lambda: 32 * MIB)
 
     with pytest.raises(ConfigError, match=r"memory\.size: .* is 64MiB, this process may use 32MiB"):
         open_cache(engine)
+
+
+def test_more_memory_than_the_host_has_now_is_told(engine, monkeypatch, caplog):
+    monkeypatch.setattr(tier_sizes, "memory_limit_bytes", lambda: None)
+    monkeypatch.setattr(tier_sizes, "usable_memory_bytes", lambda: 32 * MIB)
+
+    with open_cache(engine):
+        pass
+
+    assert "memory.size: a rank's share is 64MiB, this host has 32MiB" in caplog.text
 
 
 def test_closing_twice_is_fine(engine):
