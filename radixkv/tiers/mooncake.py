@@ -341,7 +341,8 @@ class MooncakeTier:
         engine = start_engine(url)
         where = (url.local_host, url.metadata, url.segment_bytes, _LOCAL_BUFFER_BYTES)
         how = (url.protocol, url.devices, url.master)
-        code = store.setup(*where, *how, engine and engine.get_engine())
+        engines = () if engine is None else (engine.get_engine(),)
+        code = store.setup(*where, *how, *engines)
         if code != _OK:
             return f"setup failed with {code}"
         scratches = (lane.scratch for lane in (self._reads, self._writes))

@@ -20,6 +20,7 @@ from typing import Any
 
 from radixkv.remote_url import MooncakeUrl
 
+_CALLS = ("get_engine", "get_rpc_port", "batch_transfer_async_read", "transfer_check_status")
 _UNDER_WAY, _COMPLETE = 0, 1
 _NOT_BEGUN = (0, 2**64 - 1)
 _NAP_S = 0.25e-3
@@ -46,6 +47,8 @@ def start_engine(url: MooncakeUrl) -> Any | None:
         from mooncake.engine import TransferEngine
     except ImportError:
         return None
+    if not all(hasattr(TransferEngine, name) for name in _CALLS):
+        return None  # an older release
     engine = TransferEngine()
     code = engine.initialize(url.local_host, url.metadata, url.protocol, url.devices)
     return engine if code == 0 else None
