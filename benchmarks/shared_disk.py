@@ -57,10 +57,8 @@ DISK_TIMEOUT_S = 120.0
 LEGS = ("cold", "write", "read", "control")
 MISPLACES = "RADIXKV_BENCH_SHARED_MISPLACES"
 
-if __name__ == "__mp_main__":  # SGLang's scheduler, started by spawn
-    fetch_always()
-    if os.environ.get(MISPLACES):
-        sglang_parity.misplace_loads(DEVICE_TOKENS)
+if os.environ.get(MISPLACES) and __name__ == "__mp_main__":  # SGLang's scheduler, started by spawn
+    sglang_parity.misplace_loads(DEVICE_TOKENS)
 
 
 class Answers(NamedTuple):
@@ -85,6 +83,7 @@ class Answers(NamedTuple):
 
 def answer_in(folder: Path, engine: str, leg: str) -> Times:
     """One leg of one engine; its answers go into a file of the folder."""
+    fetch_always()
     prompts = draw_prompts(NUM_PROMPTS, FOUND + 2)
     ask_all = {"sglang": ask_sglang, "vllm": ask_vllm}[engine]
     log_probs = ask_all(folder, leg, prompts)
@@ -114,7 +113,6 @@ def ask_sglang(folder: Path, leg: str, prompts: list[list[int]]) -> list[LogProb
 
 
 def ask_vllm(folder: Path, leg: str, prompts: list[list[int]]) -> list[LogProbs]:
-    fetch_always()
     if leg == "control":
         vllm_parity.misplace_loads(DEVICE_TOKENS)
     setup = vllm_engine.Setup(DEVICE_TOKENS, SHAPE, has_weights=True, memory_gib=MEMORY_GIB)

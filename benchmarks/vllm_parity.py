@@ -2,6 +2,7 @@
 left the GPU?
 
     python benchmarks/vllm_parity.py            # on a machine with a GPU and vLLM
+    python benchmarks/vllm_parity.py --loads auto
 
 A model of a Llama-3.2-1B shape with set weights answers 16 prompts: computed, found on the device,
 found in memory, and found on disk. A row is the mean difference of a kind's log-probabilities from
@@ -26,7 +27,8 @@ from log_probs import ALLOWED, NUM_ASKED, LogProbs, differences, draw_prompts, j
 from vllm_engine import BLOCK, Engine, Setup, run_alone
 
 NUM_PROMPTS = 16
-PROMPT_TOKENS = 125 * BLOCK + 2  # all but the last two are found, on the device as elsewhere
+FOUND_TOKENS = 125 * BLOCK  # of each prompt, on the device as elsewhere
+CONNECTORS = {"async": "radixkv", "auto": "radixkv-auto"}
 SHARED_TOKENS = 1001  # of the prompts that end inside a block
 DEVICE_TOKENS = 120_000
 MISPLACES = "RADIXKV_BENCH_MISPLACES"
@@ -45,11 +47,17 @@ def misplace_loads(device_tokens: int = DEVICE_TOKENS) -> None:
 
 
 class Bench:
-    """One engine, and what it thinks of the first token after each prompt."""
+    """One engine, and what it thinks of the first token after each prompt.
 
-    def __init__(self, engine: Engine) -> None:
+    Args:
+        engine: With radixkv.
+        num_left: Tokens of a prompt that are computed whatever is kept: two where the batch may
+            wait for a load.
+    """
+
+    def __init__(self, engine: Engine, num_left: int = 1) -> None:
         self._engine = engine
-        self._prompts = draw_prompts(NUM_PROMPTS, PROMPT_TOKENS)
+        self._prompts = draw_prompts(NUM_PROMPTS, FOUND_TOKENS + num_left)
         tails = draw_prompts(2 * NUM_PROMPTS, BLOCK)[NUM_PROMPTS:]
         self._inside = [
             prompt[:SHARED_TOKENS] + tail for prompt, tail in zip(self._prompts, tails, strict=True)
@@ -67,18 +75,17 @@ class Bench:
         return [self.ask(prompt, num_found) for prompt in self._prompts]
 
     def run(self) -> Times:
-        kept = PROMPT_TOKENS - 2
         inside = [self.ask(prompt, 0) for prompt in self._inside]
         self._engine.forget_everything()
         computed, device = [], []
         for prompt in self._prompts:
             computed.append(self.ask(prompt, 0))
-            device.append(self.ask(prompt, kept))
+            device.append(self.ask(prompt, FOUND_TOKENS))
         self._settle("computed")
         self._engine.forget_on_device()
         values = {
             "device": differences(computed, device),
-            "host": differences(computed, self.ask_all(kept)),
+            "host": differences(computed, self.ask_all(FOUND_TOKENS)),
         }
         self._engine.forget_on_device()
         found_inside = [self.ask(prompt, SHARED_TOKENS) for prompt in self._inside]
@@ -86,7 +93,7 @@ class Bench:
         self._settle("found in memory")
         self._engine.forget_in_memory()
         self._settle("left on disk alone")
-        values["disk"] = differences(computed, self.ask_all(kept))
+        values["disk"] = differences(computed, self.ask_all(FOUND_TOKENS))
         self._settle("found on disk")
         return values
 
@@ -99,18 +106,21 @@ class Bench:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", help=argparse.SUPPRESS)
-    only = parser.parse_args().only
+    parser.add_argument("--loads", choices=CONNECTORS, default="async", help="who waits for them")
+    options = parser.parse_args()
+    only, loads = options.only, options.loads
     if only:
         fetch_always()
         if os.environ.get(MISPLACES):
             misplace_loads()
         setup = Setup(DEVICE_TOKENS, LLAMA_1B, has_weights=True)
-        run_alone(only, setup, lambda engine: Bench(engine).run())
+        run_alone(only, setup, lambda engine: Bench(engine, 2 if loads == "auto" else 1).run())
         return
-    right = measure("radixkv")
+    right = measure(CONNECTORS[loads])
     os.environ[MISPLACES] = "1"
-    control = measure("radixkv")
-    judge("vllm", right, control, {"host": ALLOWED, "disk": ALLOWED, "inside": 2 * ALLOWED})
+    control = measure(CONNECTORS[loads])
+    allowed = {"host": ALLOWED, "disk": ALLOWED, "inside": 2 * ALLOWED}
+    judge("vllm", right, control, allowed, loads=loads)
 
 
 if __name__ == "__main__":

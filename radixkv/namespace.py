@@ -142,12 +142,13 @@ def find_model(name: str, revision: str | None = None) -> str:
 def _add_folder(digest: hashlib._Hash, folder: Path) -> None:
     config = json.loads((folder / "config.json").read_bytes())
     _add(digest, "config.json", _canonical(_without(config, _NOT_THE_MODEL)))
-    for file in sorted(folder.iterdir()):
+    files = sorted(folder.iterdir())
+    for file in files:
         if file.name in _SETTINGS_FILES:
             _add(digest, file.name, _canonical(json.loads(file.read_bytes())))
         elif file.suffix == ".py":  # remote code decides what the weights mean
             _add(digest, file.name, file.read_bytes())
-    weights = [file for file in sorted(folder.iterdir()) if file.suffix in _WEIGHT_SUFFIXES]
+    weights = [file for file in files if file.suffix in _WEIGHT_SUFFIXES]
     with ThreadPoolExecutor(_FILES_AT_ONCE) as threads:  # reads wait for a disk, or for a network
         for of_file in threads.map(_weights_digest, weights, (file.name for file in weights)):
             digest.update(of_file)

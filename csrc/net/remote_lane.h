@@ -1,5 +1,5 @@
-// RemoteLane carries out commands on a remote server, one after the other, on a connection and a
-// thread of its own.
+// RemoteLane carries out commands on a remote server, one after the other (of puts that queue a few
+// as one), on a connection and a thread of its own.
 //
 //            connected ──── a call fails ────▶ cut off: commands fail at once
 //                ▲                                 │ after a pause, longer each time
