@@ -7,6 +7,7 @@ TURN_TOKENS = 512
 ANSWER_TOKENS = 32
 NUM_TURNS = 5  # the first of them uncounted
 REUSE_ROUNDS = 7
+PLAIN_REUSE_ROUNDS = 2  # without a cache beyond the device each takes three times as long
 DEVICE_TOKENS = 30_000  # a quarter of 8 documents and 32 users' turns
 FRESH_PROMPTS = 32
 FRESH_TOKENS = 4096

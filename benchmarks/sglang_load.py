@@ -1,6 +1,7 @@
 """How many requests a second does SGLang serve, with radixkv, with HiCache and with neither?
 
     python benchmarks/sglang_load.py            # on a machine with a GPU and SGLang
+    python benchmarks/sglang_load.py --loads reuse
 
 Two loads, both closed: a user asks again as soon as the last answer is there.
 
@@ -43,10 +44,13 @@ from load_shape import (
     NUM_DOCUMENTS,
     NUM_TURNS,
     NUM_USERS,
+    PLAIN_REUSE_ROUNDS,
     REUSE_ROUNDS,
     TURN_TOKENS,
 )
 from sglang_engine import CACHES, Setup, run_alone
+
+LOADS = ("no-reuse", "reuse")
 
 
 @dataclass
@@ -66,10 +70,16 @@ class Tally:
 
 
 class Bench:
-    """One engine under load."""
+    """One engine under load.
 
-    def __init__(self, engine: Any) -> None:
+    Args:
+        engine: SGLang's.
+        num_rounds: Of each load.
+    """
+
+    def __init__(self, engine: Any, num_rounds: dict[str, int]) -> None:
         self._engine = engine
+        self._num_rounds = num_rounds
         self._random = random.Random(7)
 
     def tokens(self, count: int) -> list[int]:
@@ -137,10 +147,10 @@ class Bench:
         loop = self._engine.loop
         loop.run_until_complete(self.no_reuse())  # compiles the kernels
         times: Times = {}
-        for _ in range(FRESH_ROUNDS):
+        for _ in range(self._num_rounds["no-reuse"]):
             take_turn(times)
             add(times, {"no_reuse.prompts_per_s": loop.run_until_complete(self.no_reuse())})
-        for _ in range(REUSE_ROUNDS):
+        for _ in range(self._num_rounds["reuse"]):
             take_turn(times)
             add(times, {"cpu_loop_ms": time_a_loop()} | loop.run_until_complete(self.reuse()))
         return times
@@ -149,11 +159,15 @@ class Bench:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_options(parser, CACHES)
+    parser.add_argument("--loads", nargs="+", choices=LOADS, default=LOADS, help="(all)")
     options = parser.parse_args()
     only = options.only
     if only:
+        reuse_rounds = PLAIN_REUSE_ROUNDS if only == "plain" else REUSE_ROUNDS
+        num_rounds = {"no-reuse": FRESH_ROUNDS, "reuse": reuse_rounds}
+        num_rounds |= dict.fromkeys(set(LOADS) - set(options.loads), 0)
         setup = Setup(DEVICE_TOKENS, has_disk=False, has_graphs=True)
-        run_alone(only, setup, lambda engine: Bench(engine).run())
+        run_alone(only, setup, lambda engine: Bench(engine, num_rounds).run())
         return
     with measured_in_turns(list(CACHES), options.minutes) as values:
         for name, ours in values["radixkv"].items():

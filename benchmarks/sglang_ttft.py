@@ -7,7 +7,8 @@ radixkv, and SGLang's own HiCache as the peer, on the same prompts, one at a tim
 and take turns. The device keeps little more than the longest of them, so that going through them in
 turn pushes each off the device before it is asked for again. Where a prompt's KV came from is
 checked in each answer (`cached_tokens_details`): a time whose tokens came from elsewhere is an
-error, not a row.
+error, not a row. Each turn begins with a short prompt that is not counted: until then the engine,
+its core and the GPU were idle.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from sglang_engine import CACHES, PAGE, Setup, disk_folder, run_alone
 
 LENGTHS = (8192, 32768, 65536, 100_000)
 ROUNDS = 7
+WAKING_TOKENS = 1024
 DEVICE_TOKENS = 120_000
+ONE_TOKEN = {"temperature": 0, "max_new_tokens": 1, "ignore_eos": True}
 
 
 class Bench:
@@ -41,8 +44,7 @@ class Bench:
     def first_token_ms(self, prompt: list[int], source: str | None = None) -> float:
         """Time to the first token; every token that can be cached must come from `source`."""
         began = time.perf_counter()
-        options = {"temperature": 0, "max_new_tokens": 1, "ignore_eos": True}
-        answer = self._engine.generate(input_ids=prompt, sampling_params=options)
+        answer = self._engine.generate(input_ids=prompt, sampling_params=ONE_TOKEN)
         elapsed_ms = (time.perf_counter() - began) * 1e3
         wanted = (len(prompt) - 1) // PAGE * PAGE if source else 0
         details = answer["meta_info"].get("cached_tokens_details") or {}
@@ -59,9 +61,12 @@ class Bench:
         prompts = {length: self.prompt(length) for length in LENGTHS}
         for length, prompt in prompts.items():
             times[f"{length}.cold"] = [self.first_token_ms(prompt)]
+        waking = self.prompt(WAKING_TOKENS)
+        self.first_token_ms(waking)
         time.sleep(2)  # what was computed last is still being copied out
         for _ in range(ROUNDS):
             take_turn(times)
+            self._engine.generate(input_ids=waking, sampling_params=ONE_TOKEN)
             for length, prompt in prompts.items():
                 host_ms = self.first_token_ms(prompt, "host")
                 device_ms = self.first_token_ms(prompt, "device")

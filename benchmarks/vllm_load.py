@@ -1,6 +1,7 @@
 """How much does vLLM serve in a second: with radixkv, with its own offloading, with neither?
 
     python benchmarks/vllm_load.py              # on a machine with a GPU and vLLM
+    python benchmarks/vllm_load.py --loads no-reuse steps
 
 Two closed loads (a user asks again as soon as the last answer is there), and one that is full:
 
@@ -8,7 +9,8 @@ Two closed loads (a user asks again as soon as the last answer is there), and on
                and 512 new tokens. Together four times what the device keeps
     no reuse   prompts that share nothing: what does the connector cost where it cannot help?
     steps      128 requests that are decoded: how long does vLLM's scheduler take for a step, with
-               what the connector does in it, and how long the whole step?
+               what the connector does in it, and how long the whole step? In turns on one core,
+               since a host's cores are not equally fast
 
 The first turn of every user is not counted: nothing can be reused in it. Decode steps run as CUDA
 graphs: launched kernel by kernel they measure the host's cores, and those of a shared host have
@@ -18,9 +20,11 @@ phases in which they are half as fast (`cpu_loop_ms` says how fast a loop in Pyt
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +49,7 @@ from load_shape import (
     NUM_DOCUMENTS,
     NUM_TURNS,
     NUM_USERS,
+    PLAIN_REUSE_ROUNDS,
     REUSE_ROUNDS,
     TURN_TOKENS,
 )
@@ -55,6 +60,7 @@ DECODING_TOKENS = 128  # of each prompt, and as many of its answer
 NUM_STEPS = 60  # of a round
 STEP_ROUNDS = 7
 COMPARED = ("radixkv", "native", "none")
+LOADS = ("no-reuse", "steps", "reuse")
 
 
 @dataclass
@@ -83,10 +89,16 @@ class User:
 
 
 class Bench:
-    """One engine under load."""
+    """One engine under load.
 
-    def __init__(self, engine: Engine) -> None:
+    Args:
+        engine: vLLM.
+        num_rounds: Of each load.
+    """
+
+    def __init__(self, engine: Engine, num_rounds: dict[str, int]) -> None:
         self._engine = engine
+        self._num_rounds = num_rounds
         self._random = random.Random(7)
 
     def tokens(self, count: int) -> list[int]:
@@ -145,7 +157,7 @@ class Bench:
         """Adds of each round the median over its steps, while all requests are being decoded."""
         scheduler = self._engine.scheduler
         watches = [Stopwatch(scheduler, name) for name in ("schedule", "update_from_output")]
-        for _ in range(STEP_ROUNDS):
+        for _ in range(self._num_rounds["steps"]):
             take_turn(times)
             ids = [
                 self._engine.submit(self.tokens(DECODING_TOKENS), 2 * NUM_STEPS)
@@ -175,14 +187,26 @@ class Bench:
     def run(self) -> Times:
         self.no_reuse()  # compiles the kernels
         times: Times = {}
-        for _ in range(FRESH_ROUNDS):
+        for _ in range(self._num_rounds["no-reuse"]):
             take_turn(times)
             add(times, {"no_reuse.prompts_per_s": self.no_reuse()})
-        self.steps(times)
-        for _ in range(REUSE_ROUNDS):
+        with on_one_core():
+            self.steps(times)
+        for _ in range(self._num_rounds["reuse"]):
             take_turn(times)
             add(times, {"cpu_loop_ms": time_a_loop()} | self.reuse())
         return times
+
+
+@contextlib.contextmanager
+def on_one_core() -> Iterator[None]:
+    """This thread runs on the same core in every engine's process."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(cores)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 class Stopwatch:
@@ -208,12 +232,16 @@ class Stopwatch:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_options(parser, COMPARED)
+    parser.add_argument("--loads", nargs="+", choices=LOADS, default=LOADS, help="(all)")
     parser.add_argument("--eager", action="store_true", help="without CUDA graphs")
     options = parser.parse_args()
     only = options.only
     if only:
+        reuse_rounds = PLAIN_REUSE_ROUNDS if only == "none" else REUSE_ROUNDS
+        num_rounds = {"no-reuse": FRESH_ROUNDS, "steps": STEP_ROUNDS, "reuse": reuse_rounds}
+        num_rounds |= dict.fromkeys(set(LOADS) - set(options.loads), 0)
         setup = Setup(DEVICE_TOKENS, has_disk=False, has_graphs=not options.eager)
-        run_alone(only, setup, lambda engine: Bench(engine).run())
+        run_alone(only, setup, lambda engine: Bench(engine, num_rounds).run())
         return
     with measured_in_turns(COMPARED, options.minutes) as values:
         for name, ours in values["radixkv"].items():
