@@ -172,9 +172,14 @@ class Bench:
             SystemExit: An engine failed.
         """
         cold = self._answers(reader, "cold")
-        shutil.rmtree(self._folder / "disk", ignore_errors=True)
+        disk, kept = self._folder / "disk", self._folder / "written"
+        for folder in (disk, kept):
+            shutil.rmtree(folder, ignore_errors=True)
         written = self._answers(writer, "write")
+        shutil.copytree(disk, kept)
         read = self._answers(reader, "read")
+        shutil.rmtree(disk)  # the reader has added what it computed
+        kept.rename(disk)
         control = self._answers(reader, "control")
         own = _mean(cold, written)
         found, wrong = _mean(cold, read), _mean(cold, control)
