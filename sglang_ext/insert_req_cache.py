@@ -78,7 +78,8 @@ class InsertReqKVCache(UnifiedKVCache):
             found.append(self._match_tree(MatchPrefixParams(key=key)))
             return engine_slots(found[0].device_indices[first:last])
 
-        ticket = self._store(state, tokens, slots, num_tokens, tail=True)
+        # SGLang has heard of the step that ended it; what a step ahead writes is not kept.
+        ticket = self._store(state, tokens, slots, num_tokens, tail=True, is_computed=True)
         if ticket is not None:
             node = found[0].last_device_node
             self.ongoing_write_through[ticket.command_id] = self._hold(node)

@@ -161,7 +161,11 @@ class UnifiedKVCache(OutsideDevice, UnifiedRadixCache):  # type: ignore[misc]
             self._store_request(req, num_tokens)
 
     def _store_request(self, req: Any, num_tokens: int) -> None:
-        """Copy out the first tokens of a request; their slots are the tree's by now."""
+        """Copy out the first tokens of a request; their slots are the tree's by now.
+
+        Of a prefill that goes on SGLang keeps each chunk when its forward may still run, and counts
+        the chunks whose end it has not heard. All else it keeps after it has heard.
+        """
         state = state_of(req)
         if state is None or self.disable:
             return
@@ -171,7 +175,14 @@ class UnifiedKVCache(OutsideDevice, UnifiedRadixCache):  # type: ignore[misc]
             return engine_slots(row[first:last])
 
         tokens = req.full_untruncated_fill_ids
-        ticket = self._store(state, tokens, slots, num_tokens, tail=bool(req.finished()))
+        ticket = self._store(
+            state,
+            tokens,
+            slots,
+            num_tokens,
+            tail=bool(req.finished()),
+            is_computed=req.inflight_middle_chunks <= 0,
+        )
         if ticket is not None:
             self.ongoing_write_through[ticket.command_id] = self._hold(req.last_node)
 

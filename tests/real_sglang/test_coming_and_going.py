@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from prompts import MAX_NEW_TOKENS, Prompt, Workload
 from sglang_harness import Generation, SGLangServer
-from workload_run import check_kv, check_nothing_is_held, starved_server
+from workload_run import check_claims, check_kv, check_nothing_is_held, starved_server
 
 NUM_USERS = 10
 NUM_HOT = 14  # prompts that all users ask for at a time
@@ -120,6 +120,12 @@ def users(
 
 def test_every_row_of_kv_is_that_of_a_run_without_cache(users: tuple[Users, dict]) -> None:
     check_kv(users[1])
+
+
+def test_no_store_says_too_early_that_its_kv_is_computed(
+    users: tuple[Users, dict], overlap: bool
+) -> None:
+    check_claims(users[1], overlap)
 
 
 def test_every_answer_is_that_of_a_run_without_cache(users: tuple[Users, dict]) -> None:

@@ -14,6 +14,7 @@ import pytest
 from prompts import Workload
 from workload_run import (
     Run,
+    check_claims,
     check_kv,
     check_nothing_is_held,
     check_outputs,
@@ -76,6 +77,10 @@ def test_every_answer_is_that_of_a_run_without_cache(run: Run) -> None:
 
 def test_every_row_of_kv_is_that_of_a_run_without_cache(run: Run) -> None:
     check_kv(run.batches[-1].state)
+
+
+def test_no_store_says_too_early_that_its_kv_is_computed(run: Run, overlap: bool) -> None:
+    check_claims(run.batches[-1].state, overlap)
 
 
 def test_prompts_came_from_everywhere(run: Run) -> None:

@@ -110,6 +110,18 @@ def check_kv(state: Mapping[str, Any]) -> None:
         assert audit["tokens"][kind] > 10 * audit["unknown"].get(kind, 0), kind
 
 
+def check_claims(state: Mapping[str, Any], overlap: bool) -> None:
+    """No store said that its KV was computed before SGLang had heard so, and some said it.
+
+    Where SGLang schedules ahead, others had reason not to.
+    """
+    claims = state["store_claims"]
+    assert not claims["too_early"], claims["too_early"]
+    assert claims["stores"]["computed_heard"] > 0
+    if overlap:
+        assert claims["stores"]["fenced_unheard"] > 0
+
+
 def check_sums(run: Run) -> None:
     """Where a prompt's tokens came from adds up; SGLang's figures and radixkv's agree.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import faulthandler
 import signal
 
-from . import attention, forking, host_pools, kv_audit, paged_slots, probe
+from . import attention, forking, host_pools, kv_audit, paged_slots, probe, store_claims
 
 
 def activate() -> None:
@@ -18,3 +18,4 @@ def activate() -> None:
     host_pools.install()
     probe.install()
     kv_audit.install()
+    store_claims.install()

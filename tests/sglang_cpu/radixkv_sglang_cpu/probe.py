@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from . import inside_radixkv, kv_audit
+from . import inside_radixkv, kv_audit, store_claims
 from .call_timer import CallTimer
 
 # The calls through which a cache outside the GPU lives. Counted on whatever tree cache is there.
@@ -68,6 +68,7 @@ def watch_cache(_result: None, scheduler: Any, *_: Any, **__: Any) -> None:
     rank = torch.distributed.get_rank(scheduler.tp_cpu_group)
     if inside_radixkv.is_radixkv(cache):
         scheduler.radixkv_ticks = inside_radixkv.watch(cache, rank)
+        scheduler.store_claims = store_claims.watch(cache._kv)
     storage = inside_radixkv.storage_of(cache)
     if storage is not None:
         inside_radixkv.watch_storage(storage, rank)
@@ -123,6 +124,7 @@ def look_inside(scheduler: Any) -> dict[str, Any]:
     }
     if inside_radixkv.is_radixkv(cache):
         state["radixkv"] = inside_radixkv.describe(cache, scheduler.radixkv_ticks)
+        state["store_claims"] = scheduler.store_claims.describe()
     storage = inside_radixkv.storage_of(cache)
     if storage is not None:
         state["storage"] = inside_radixkv.describe_storage(storage)
