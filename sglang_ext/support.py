@@ -31,6 +31,8 @@ _NOT_SERVED = {
     "enable_hisparse": "--enable-hisparse",
     "enable_kv_cache_sharding": "--enable-kv-cache-sharding",
     "dllm_algorithm": "--dllm-algorithm",
+    "enable_pdmux": "--enable-pdmux",  # its scheduler has no step in which a cache is called
+    "enable_mis": "--enable-mis",  # items of a prompt do not attend to those before them
 }
 
 
@@ -151,6 +153,8 @@ def check_model(ctx: Any) -> None:
     """
     from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, MLATokenToKVPool
 
+    if ctx.params.disable:
+        _refuse("SGLang has switched its radix cache off for this model and these flags")
     if ctx.is_hybrid_swa:
         _refuse("models with sliding-window attention are not served")
     if ctx.is_hybrid_ssm:

@@ -35,11 +35,11 @@ def resolve(line: str) -> None:
         arguments.resolve_once()
 
 
-def build_context(pool_type: type, **changes: Any) -> Any:
+def build_context(pool_type: type, *, disable: bool = False, **changes: Any) -> Any:
     """As much of SGLang's context as is looked at when the cache is built."""
     pool = object.__new__(pool_type)
     allocator = SimpleNamespace(get_kvcache=lambda: pool)
-    params = SimpleNamespace(token_to_kv_pool_allocator=allocator, is_eagle=False)
+    params = SimpleNamespace(token_to_kv_pool_allocator=allocator, is_eagle=False, disable=disable)
     context = {"is_hybrid_swa": False, "is_hybrid_ssm": False, "params": params}
     return SimpleNamespace(**context | {"server_args": SimpleNamespace(device="cpu")} | changes)
 
@@ -78,6 +78,7 @@ def main() -> None:
     on_gpu = SimpleNamespace(device="cuda", cuda_graph_config=graph)
     plain = memory_pool.MHATokenToKVPool
     contexts = {
+        "radix cache off": build_context(plain, disable=True),
         "sliding window": build_context(plain, is_hybrid_swa=True),
         "mamba": build_context(plain, is_hybrid_ssm=True),
         "full prefill graph": build_context(plain, server_args=on_gpu),

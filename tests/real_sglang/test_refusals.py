@@ -27,6 +27,8 @@ FLAGS = [
     "--hicache-host-memory-mode buffer_only",
     "--enable-kv-cache-sharding",
     "--dllm-algorithm LowConfidence",
+    "--enable-pdmux",
+    "--enable-mis",
     "--dcp-size 2",
     "--attn-cp-size 2",
 ]
@@ -83,6 +85,7 @@ def test_a_flag_that_is_not_served_is_named(said: dict[str, Any], flag: str, ver
 @pytest.mark.parametrize(
     ("model", "words"),
     [
+        ("radix cache off", "switched its radix cache off"),
         ("sliding window", "sliding-window attention"),
         ("mamba", "Mamba"),
         ("full prefill graph", "prefill CUDA graph"),
