@@ -11,6 +11,7 @@ from typing import Any
 from packaging.version import Version
 
 from radixkv import CacheConfig, UnsupportedError
+from sglang_ext.arguments import decided
 
 # The releases of SGLang whose cache API the adapter was written for, first and last.
 RELEASES = ("0.5.15", "0.5.23")
@@ -178,9 +179,9 @@ def check_model(ctx: Any) -> None:
 
 def _check_prefill_graph(args: Any) -> None:
     """A prefill graph captured whole replays no layer waits: it would read KV too early."""
-    config = getattr(args, "cuda_graph_config", None)
+    config = decided(args, "cuda_graph_config")
     backend = getattr(getattr(config, "prefill", None), "backend", "disabled")
-    if getattr(args, "device", "cuda") != "cpu" and backend in ("full", "tc_piecewise"):
+    if decided(args, "device", "cuda") != "cpu" and backend in ("full", "tc_piecewise"):
         _refuse(
             f"the prefill CUDA graph backend {backend!r} is not served: choose breakable or "
             "disabled in --cuda-graph-config"

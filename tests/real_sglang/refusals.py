@@ -44,6 +44,21 @@ def build_context(pool_type: type, *, disable: bool = False, **changes: Any) -> 
     return SimpleNamespace(**context | {"server_args": SimpleNamespace(device="cpu")} | changes)
 
 
+def decided_on_gpu(line: str, graph: Any) -> Any:
+    """Arguments for which SGLang decides on a GPU and this configuration of graphs."""
+    arguments = prepare_server_args(line.split())
+    decisions = {"device": "cuda", "cuda_graph_config": graph}
+    if hasattr(arguments, "resolve_once"):  # from 0.5.20 on, what was given stays as it is
+        from sglang.srt.arg_groups.overrides import declare_resolution
+
+        arguments.resolve_once()
+        declare_resolution(arguments, "test", **decisions)
+    else:
+        for name, value in decisions.items():
+            object.__setattr__(arguments, name, value)  # it is read-only by now
+    return arguments
+
+
 def storages() -> dict[str, str]:
     """What is said to each configuration of HiCache's storage, and to each size of a page."""
     from radixkv import CacheConfig
@@ -73,9 +88,10 @@ def main() -> None:
     load_plugins()
     from sglang_ext.support import check_model, check_release
 
-    arguments = {line: said(resolve, line) for line in json.load(sys.stdin)}
+    lines = json.load(sys.stdin)
+    arguments = {line: said(resolve, line) for line in lines}
     graph = SimpleNamespace(prefill=SimpleNamespace(backend="full"))
-    on_gpu = SimpleNamespace(device="cuda", cuda_graph_config=graph)
+    on_gpu = decided_on_gpu(lines[0], graph)
     plain = memory_pool.MHATokenToKVPool
     contexts = {
         "radix cache off": build_context(plain, disable=True),
