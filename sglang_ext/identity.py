@@ -1,10 +1,15 @@
-"""Which namespace an engine's KV belongs to: the model, its arguments, the weights of today."""
+"""Which namespace an engine's KV belongs to: the model, its arguments and adapters, the weights of
+today.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import uuid
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from radixkv import (
@@ -16,6 +21,9 @@ from radixkv import (
     find_model,
     model_identity,
 )
+from sglang_ext.arguments import decided
+
+logger = logging.getLogger(__name__)
 
 # Arguments that change the KV of given tokens, beside the weights.
 _MODEL_ARGUMENTS = (
@@ -30,6 +38,8 @@ _MODEL_ARGUMENTS = (
     "random_seed",
     "torchao_config",
 )
+
+_ADAPTER_SUFFIXES = (".safetensors", ".bin", ".pt")
 
 # Where these are all that is set, SGLang takes the model as it is.
 _AS_IT_IS: dict[str, tuple[object, ...]] = {
@@ -49,15 +59,15 @@ def engine_namespace(
     """The namespace of an engine that starts now, the same on every rank.
 
     Args:
-        args: SGLang's resolved `ServerArgs`.
+        args: SGLang's `ServerArgs`.
         layout: The KV of one token on this rank.
         config: radixkv's settings.
         group: The engine's ranks; the first one's reading of the weights counts.
     """
-    overrides = {name: str(getattr(args, name, None)) for name in _MODEL_ARGUMENTS}
-    if args.load_format != "dummy":  # only made-up weights depend on the seed
+    overrides = {name: str(decided(args, name)) for name in _MODEL_ARGUMENTS}
+    if decided(args, "load_format") != "dummy":  # only made-up weights depend on the seed
         del overrides["random_seed"]
-    as_it_is = all(getattr(args, name, None) in known for name, known in _AS_IT_IS.items())
+    as_it_is = all(decided(args, name) in known for name, known in _AS_IT_IS.items())
     shared = as_it_is and layout.num_kv == 2  # engines may order a joint latent differently
     model = group.gather(_identity(args, layout.dtype if shared else None, overrides))[0]
     return Namespace(
@@ -82,6 +92,20 @@ def new_weights(namespace: Namespace, model_path: str | None, nonce: str) -> Nam
     return dataclasses.replace(namespace, weight_version=nonce)
 
 
+def adapter_identities(adapters: Iterable[Any], group: RankGroup) -> dict[str, str]:
+    """What LoRA adapters are made of, by SGLang's ids of them, the same on every rank.
+
+    SGLang names an adapter that is there at start by its name and path alone: another one may lie
+    there at the next start, or on the next machine. (Those that are loaded later have ids that
+    nobody had before.)
+
+    Args:
+        adapters: SGLang's `LoRARef` of each that was loaded.
+        group: The engine's ranks; the first one's reading counts.
+    """
+    return group.gather({ref.lora_id: _adapter_identity(ref.lora_path) for ref in adapters})[0]
+
+
 def draw_nonce(group: RankGroup) -> str:
     """A text that no other run has, the same on every rank."""
     return group.gather(uuid.uuid4().hex)[0]
@@ -92,6 +116,18 @@ def _identity(args: Any, shared_dtype: str | None, overrides: dict[str, str]) ->
 
     With `shared_dtype` the identity is every engine's where the model allows it.
     """
-    folder = find_model(args.model_path, getattr(args, "revision", None))
-    shared = shared_dtype and common_identity(folder, shared_dtype, args.tp_size)
+    folder = find_model(decided(args, "model_path"), decided(args, "revision"))
+    shared = shared_dtype and common_identity(folder, shared_dtype, decided(args, "tp_size"))
     return shared or model_identity(folder, overrides)
+
+
+def _adapter_identity(path: str) -> str:
+    """Reads an adapter where it lies; drawn, so that nothing is found again, if that fails."""
+    try:
+        files = sorted(Path(find_model(path)).iterdir())
+        settings = {file.name: file.read_text() for file in files if file.suffix == ".json"}
+        weights = [file for file in files if file.suffix in _ADAPTER_SUFFIXES]
+        return ":".join(model_identity(file, settings) for file in weights) or uuid.uuid4().hex
+    except (OSError, ValueError) as error:
+        logger.warning("the KV of LoRA adapter %s will not outlast this run: %s", path, error)
+        return uuid.uuid4().hex

@@ -23,7 +23,7 @@ from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 
 from radixkv import CacheConfig, CompletionStatus, KVCache, Load, SlotSource, Store, Ticket
 from sglang_ext.failed_loads import forget_poison
-from sglang_ext.identity import draw_nonce, engine_namespace, new_weights
+from sglang_ext.identity import adapter_identities, draw_nonce, engine_namespace, new_weights
 from sglang_ext.layer_waits import LayerWaits
 from sglang_ext.pool import describe_pool, engine_slots, stream_reader
 from sglang_ext.ranks import rank_group
@@ -88,6 +88,8 @@ class OutsideDevice(HiCacheSurface):
         self._store_decode = config.store_decode
         self._overlap = not ctx.server_args.disable_overlap_schedule
         self._trees = RequestTrees(self._namespace, self._kv.namespace_id)
+        adapters = getattr(ctx.tp_worker.model_runner, "lora_manager", None)
+        self._adapters = adapter_identities(adapters.lora_refs.values() if adapters else (), group)
         self._weights_era = 0
         self._weights_nonce = draw_nonce(group)
         self._holds_old_weights = False
@@ -140,7 +142,7 @@ class OutsideDevice(HiCacheSurface):
         if not is_served(req, key):
             set_state(req, None)
             return None
-        tree = self._trees.of(key)
+        tree = self._trees.of(key, self._adapters.get(req.lora_id))
         state = state_of(req)
         if state is None or state.tree != tree:
             state = RequestState(key, tree, self._weights_era)

@@ -83,15 +83,20 @@ class RequestTrees:
 
     def __init__(self, base: Namespace, find: Callable[[Namespace], int]) -> None:
         @functools.lru_cache(_MOST_TREES)
-        def find_by_name(name: tuple[Any, Any]) -> int:
+        def find_by_name(*name: Any) -> int:
             request_key = "" if name == (None, None) else json.dumps(name)
             return find(dataclasses.replace(base, request_key=request_key))
 
         self._find_by_name = find_by_name
 
-    def of(self, source: Any) -> int:
-        """The tree of one of SGLang's keys or requests."""
-        return self._find_by_name(tree_name(source))
+    def of(self, source: Any, adapter: str | None = None) -> int:
+        """The tree of one of SGLang's keys or requests.
+
+        Args:
+            source: A key or a request.
+            adapter: What its LoRA adapter is made of, where the adapter's id does not say.
+        """
+        return self._find_by_name(*tree_name(source), *([] if adapter is None else [adapter]))
 
 
 def rid_of(request: Any) -> str:

@@ -41,8 +41,9 @@ from radixkv import (
     TierError,
     UnsupportedError,
 )
+from sglang_ext.arguments import decided
 from sglang_ext.host_pool import HostPoolMemory, describe_host_pool
-from sglang_ext.identity import engine_namespace, new_weights
+from sglang_ext.identity import adapter_identities, engine_namespace, new_weights
 from sglang_ext.support import check_page_size, check_storage
 
 _WAIT_S = 60.0  # for one call of HiCache's; a page that takes longer is a miss
@@ -263,23 +264,27 @@ def _config_of_rank(ranks: Any) -> CacheConfig:
 
 
 def _namespace(ranks: Any, layout: KVLayout, config: CacheConfig) -> Namespace:
-    """The model, its weights and arguments, and which part of the KV this rank has.
+    """The model, its adapters, weights and arguments, and which part of the KV this rank has.
 
-    Extra keys and salts of requests are in the hashes that SGLang makes, from 0.5.20 on; before,
-    SGLang names a LoRA adapter's pages like the plain model's.
+    Extra keys and salts of requests are in the hashes that SGLang makes, from 0.5.20 on, and ids of
+    LoRA adapters, which do not say what these are made of; before, SGLang names an adapter's pages
+    like the plain model's.
 
     Raises:
         UnsupportedError: LoRA adapters are on, and SGLang leaves them out of its hashes.
     """
     arguments = _server_arguments()
-    if getattr(arguments, "enable_lora", False) and not hasattr(utils, "storage_namespace_seed"):
+    has_adapters = decided(arguments, "enable_lora")
+    if has_adapters and not hasattr(utils, "storage_namespace_seed"):
         raise UnsupportedError(
             "radixkv: --enable-lora is not served by the storage backend before SGLang 0.5.20, "
             "which gives pages of all adapters the same name"
         )
     base = engine_namespace(arguments, layout, config, RankGroup())
     rank = (ranks.tp_rank, ranks.tp_size, ranks.pp_rank, ranks.pp_size)
-    return dataclasses.replace(base, request_key=json.dumps(["hicache", *rank]))
+    references = (decided(arguments, "lora_paths") or ()) if has_adapters else ()
+    adapters = sorted(adapter_identities(references, RankGroup()).items())
+    return dataclasses.replace(base, request_key=json.dumps(["hicache", *rank, *adapters]))
 
 
 def _server_arguments() -> Any:

@@ -28,6 +28,17 @@ def test_a_tree_is_shared_by_what_has_key_and_salt_in_common() -> None:
     assert [trees.of(each) for each in keys] == found
 
 
+def test_what_an_adapter_is_made_of_parts_requests_of_the_same_name() -> None:
+    index = RadixIndex()
+    trees = RequestTrees(BASE, lambda namespace: index.namespace(namespace.digest()))
+    name = key("the adapter's id")
+
+    found = [trees.of(name), trees.of(name, "first"), trees.of(name, "second")]
+
+    assert len(set(found)) == len(found)
+    assert trees.of(name, "first") == found[1]
+
+
 def test_salts_without_end_are_not_all_remembered_and_keep_their_trees() -> None:
     index = RadixIndex()
     num_asked = 0

@@ -39,7 +39,7 @@ OWN = list(range(2000, 2010))
 class Request:
     """What the cache looks at in one of SGLang's requests."""
 
-    extra_key = cache_salt = None
+    extra_key = cache_salt = lora_id = None
     priority = 0
     cache_protected_len = 0
 
@@ -71,7 +71,10 @@ class Scheduler:
         self.requests = ReqToTokenPool(8, 128, "cpu", enable_memory_saver=False)
         self.allocator = TokenToKVPoolAllocator(256, torch.float32, "cpu", self.pool, False)
         params = CacheInitParams(False, self.requests, self.allocator, page_size=1)
-        worker = SimpleNamespace(register_hicache_layer_transfer_counter=lambda counter: None)
+        worker = SimpleNamespace(
+            model_runner=SimpleNamespace(),
+            register_hicache_layer_transfer_counter=lambda counter: None,
+        )
         arguments = {"device": "cpu", "disable_overlap_schedule": False, "load_format": "auto"}
         self.cache = RadixKVCache(
             SimpleNamespace(

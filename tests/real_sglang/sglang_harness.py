@@ -223,12 +223,14 @@ class SGLangServer:
         *,
         extra_key: str | None = None,
         cache_salt: str | None = None,
+        lora_path: str | None = None,
         session_params: dict[str, Any] | None = None,
         timeout_s: float = CALL_TIMEOUT_S,
     ) -> list[Generation]:
         """Greedy continuations of a batch, sent as one call; the scheduler sees them together."""
         body = self._generate_body(prompts, max_new_tokens)
-        for name, value in (("extra_key", extra_key), ("cache_salt", cache_salt)):
+        names = {"extra_key": extra_key, "cache_salt": cache_salt, "lora_path": lora_path}
+        for name, value in names.items():
             if value is not None:
                 body[name] = [value] * len(prompts)
         if session_params is not None:

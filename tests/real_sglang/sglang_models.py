@@ -208,3 +208,35 @@ def write_llama(folder: Path, seed: int = 1) -> Path:
 def write_deepseek(folder: Path, seed: int = 1) -> Path:
     """Multi-head latent attention: 3 layers, a latent of 64 + 16 (960 bytes of KV a token)."""
     return write_model(folder, DEEPSEEK_CONFIG, deepseek_weights(DEEPSEEK_CONFIG, seed))
+
+
+def write_adapter(folder: Path, seed: int) -> Path:
+    """A LoRA adapter of the Llama, strong enough to change most answers."""
+    rank = 8
+    rng = np.random.default_rng(seed)
+    heads = {
+        "q_proj": "num_attention_heads",
+        "k_proj": "num_key_value_heads",
+        "v_proj": "num_key_value_heads",
+    }
+    weights: Weights = {}
+    for i in range(LLAMA_CONFIG["num_hidden_layers"]):
+        for name, count in heads.items():
+            place = f"base_model.model.model.layers.{i}.self_attn.{name}"
+            size = LLAMA_CONFIG[count] * LLAMA_CONFIG["head_dim"]
+            down = rng.standard_normal((rank, HIDDEN_SIZE), np.float32) / np.float32(16)
+            weights[f"{place}.lora_A.weight"] = down
+            weights[f"{place}.lora_B.weight"] = rng.standard_normal((size, rank), np.float32)
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": rank,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": list(heads),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    write_safetensors(folder / "adapter_model.safetensors", weights)
+    return folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import faulthandler
 import signal
 
-from . import attention, forking, host_pools, kv_audit, paged_slots, probe, store_claims
+from . import adapters, attention, forking, host_pools, kv_audit, paged_slots, probe, store_claims
 
 
 def activate() -> None:
@@ -15,6 +15,7 @@ def activate() -> None:
     forking.install()
     paged_slots.install()
     attention.install()
+    adapters.install()
     host_pools.install()
     probe.install()
     kv_audit.install()
