@@ -352,6 +352,12 @@ class Executor:
             return self._gpu.hold_for_layer(command_id, layer, stream)
         return bool(self._native.wait_layer(command_id, layer, timeout_s))
 
+    def hold_for_store(self, command_id: int, stream: int) -> bool:
+        """On a GPU, let what is queued on `stream` from now on begin when a store has read its
+        slots. Gives whether it will; otherwise wait for the command's end.
+        """
+        return self._gpu is not None and self._gpu.hold_for_store(command_id, stream)
+
     def layers_done(self, command_id: int) -> int:
         """How many layers of a load are there, counted from the first. Raises as `wait_layer`."""
         return int(self._native.layers_done(command_id))

@@ -156,7 +156,7 @@ class GpuCopies:
         Returns:
             False if the load failed.
         """
-        while self._is_waiting(command_id):  # the device takes them in order, and soon
+        while self._is_waiting(Load, command_id):  # the device takes them in order, and soon
             self.poll()
         copy = self._running.get(command_id)
         if copy is None:
@@ -166,6 +166,18 @@ class GpuCopies:
             self._holds = bool(self._transfer.hold_for_layer(*hold))
             self._last_hold = hold
         return self._holds
+
+    def hold_for_store(self, command_id: int, stream: int) -> bool:
+        """Let what is queued on `stream` from now on begin after a store has read its slots.
+
+        Returns:
+            False if the device has not taken the store yet.
+        """
+        copy = self._running.get(command_id)
+        if copy is None:
+            return not self._is_waiting(Store, command_id)
+        self._transfer.hold_for_end(copy.ticket, stream)  # one that failed reads no longer
+        return True
 
     @property
     def is_idle(self) -> bool:
@@ -198,8 +210,8 @@ class GpuCopies:
         if slots.min() < 0 or slots.max() >= self._num_slots:
             raise ValueError(f"slots: outside 0 … {self._num_slots - 1}")
 
-    def _is_waiting(self, command_id: int) -> bool:
-        return any(copy.command.command_id == command_id for copy in self._waiting[Load])
+    def _is_waiting(self, kind: type[Store | Load], command_id: int) -> bool:
+        return any(copy.command.command_id == command_id for copy in self._waiting[kind])
 
     def _begin_stores(self) -> None:
         waiting = self._waiting[Store]

@@ -229,6 +229,28 @@ def test_a_stream_is_held_while_the_caller_goes_on(path):
 
 
 @every_path
+def test_slots_can_be_overwritten_on_a_stream_that_is_held_for_their_store(path):
+    pair = Pair(*whole_engine(), path=path)
+    other = torch.cuda.Stream()
+
+    with torch.cuda.stream(pair.stream):
+        torch.cuda._sleep(SLEEP_CYCLES)  # the store begins after it
+    ticket = pair.submit(_cuda.Direction.STORE)
+    was_held = pair.transfer.hold_for_end(ticket, other.cuda_stream)
+    was_done = pair.transfer.is_done(ticket)
+    with torch.cuda.stream(other):
+        pair.device_engine.zero_()
+    pair.transfer.wait(ticket)
+    pair.copy_twin(_cuda.Direction.STORE)
+    torch.cuda.synchronize()
+
+    assert was_held
+    assert not was_done
+    assert np.array_equal(pair.pinned_chunks.numpy(), pair.chunks)
+    assert not pair.device_engine.any()
+
+
+@every_path
 @both_ways
 def test_slots_may_lie_on_the_device(path, direction):
     layout = LAYOUTS["separate"]

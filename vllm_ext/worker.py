@@ -85,7 +85,7 @@ class WorkerSide:
         for command in plan.commands:
             if not isinstance(command, Load):
                 self._submit(command)
-        self._await(plan.awaited)
+        self._await_stores(plan.awaited)
         for load in loads:
             self._submit(load)
         self.executor.begin_loads()
@@ -155,6 +155,20 @@ class WorkerSide:
         except Exception:
             logger.exception("command %d could not be begun", command.command_id)
             self._end(Completion(command.command_id, 0, CompletionStatus.FAILED))
+
+    def _await_stores(self, command_ids: list[int]) -> None:
+        """Let them end before the step computes. On a GPU its stream waits: if this thread did, it
+        would wait for the step before as well, and the GPU then for it.
+        """
+        stream = self._stream()
+        under_way = [command_id for command_id in command_ids if command_id in self._copies]
+        self._await(
+            [
+                command_id
+                for command_id in under_way
+                if not self.executor.hold_for_store(command_id, stream)
+            ]
+        )
 
     def _await(self, command_ids: list[int]) -> None:
         """Block until these copies have ended, however they end."""

@@ -53,6 +53,11 @@ bool CudaTransfer::hold_for_layer(Ticket ticket, std::int32_t layer, cudaStream_
   return loads_->hold_for_layer(ticket.number, layer, stream);
 }
 
+bool CudaTransfer::hold_for_end(Ticket ticket, cudaStream_t stream) {
+  const DeviceScope scope(options_.device);
+  return lane(ticket.direction).hold_for_layer(ticket.number, engine_.num_layers() - 1, stream);
+}
+
 std::optional<Ticket> CudaTransfer::submit(Direction direction, const Slices& slices,
                                            cudaStream_t fence) {
   checked_params(engine_.layout(), slices);

@@ -8,8 +8,9 @@
 //   is_done(t)                           the chunks may be evicted again
 //
 // A store is the same the other way and has no layers to wait for: its chunks are whole, and the
-// engine's slots may be used again, when is_done() says so. Several requests of one scheduling step
-// belong into one call.
+// engine's slots may be used again, when is_done() says so; hold_for_end() lets a stream use them
+// again as soon as that, without the host. Several requests of one scheduling step belong into one
+// call.
 //
 // The chunks' memory must be pinned (PinnedPool). Which path a transfer takes is in lane.h;
 // PathTable chooses, unless the options name one.
@@ -59,6 +60,9 @@ class CudaTransfer {
   // What is queued on `stream` from now on begins after this layer of a load has landed. False if
   // the load failed. Waits only until the layer is queued.
   bool hold_for_layer(Ticket ticket, std::int32_t layer, cudaStream_t stream);
+  // What is queued on `stream` from now on begins when the transfer has ended. False if it failed,
+  // and ended so. Waits only until it is queued.
+  bool hold_for_end(Ticket ticket, cudaStream_t stream);
   bool is_done(Ticket ticket) { return lane(ticket.direction).is_done(ticket.number); }
   // Blocks the calling thread until the transfer is done.
   void wait(Ticket ticket) { lane(ticket.direction).wait(ticket.number); }

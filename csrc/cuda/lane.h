@@ -65,8 +65,8 @@ class Lane {
   // too much is in flight. REQUIRES: slices are checked and have at most max_tokens.
   std::optional<std::int64_t> submit(const Slices& slices, cudaStream_t fence);
 
-  // What is queued on `stream` from now on begins after this layer of a load. False if the load
-  // failed.
+  // What is queued on `stream` from now on begins after this layer of a load, or the last one of a
+  // store. False if the transfer failed.
   bool hold_for_layer(std::int64_t number, std::int32_t layer, cudaStream_t stream);
   bool is_done(std::int64_t number);
   void wait(std::int64_t number);

@@ -170,6 +170,12 @@ void bind_transfer(py::module_& module) {
             return transfer.hold_for_layer(ticket, layer, stream_of(stream));
           },
           "ticket"_a, "layer"_a, "stream"_a, py::call_guard<py::gil_scoped_release>())
+      .def(
+          "hold_for_end",
+          [](CudaTransfer& transfer, Ticket ticket, std::uintptr_t stream) {
+            return transfer.hold_for_end(ticket, stream_of(stream));
+          },
+          "ticket"_a, "stream"_a, py::call_guard<py::gil_scoped_release>())
       .def("is_done", &CudaTransfer::is_done, "ticket"_a)
       .def("path", &CudaTransfer::path, "ticket"_a, py::call_guard<py::gil_scoped_release>())
       .def("wait", &CudaTransfer::wait, "ticket"_a, py::call_guard<py::gil_scoped_release>())
