@@ -22,9 +22,9 @@ _STEPS_AHEAD = 4  # more than vLLM schedules ahead
 _OURS: dict[str, Any] = {"prefetch": {"deadline": "60s"}}
 CONNECTORS: dict[str, dict[str, Any] | None] = {
     "radixkv": {"kv_connector": "RadixKVConnector", "kv_connector_extra_config": _OURS},
-    "radixkv-auto": {
+    "radixkv-async": {
         "kv_connector": "RadixKVConnector",
-        "kv_connector_extra_config": _OURS | {"loads": "auto"},
+        "kv_connector_extra_config": _OURS | {"loads": "async"},
     },
     "radixkv-sync": {
         "kv_connector": "RadixKVConnector",

@@ -2,7 +2,7 @@
 left the GPU?
 
     python benchmarks/vllm_parity.py            # on a machine with a GPU and vLLM
-    python benchmarks/vllm_parity.py --loads auto
+    python benchmarks/vllm_parity.py --loads async
 
 A model of a Llama-3.2-1B shape with set weights answers 16 prompts: computed, found on the device,
 found in memory, and found on disk. A row is the mean difference of a kind's log-probabilities from
@@ -28,7 +28,7 @@ from vllm_engine import BLOCK, Engine, Setup, run_alone
 
 NUM_PROMPTS = 16
 FOUND_TOKENS = 125 * BLOCK  # of each prompt, on the device as elsewhere
-CONNECTORS = {"async": "radixkv", "auto": "radixkv-auto"}
+CONNECTORS = {"auto": "radixkv", "async": "radixkv-async"}
 SHARED_TOKENS = 1001  # of the prompts that end inside a block
 DEVICE_TOKENS = 120_000
 MISPLACES = "RADIXKV_BENCH_MISPLACES"
@@ -106,7 +106,7 @@ class Bench:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", help=argparse.SUPPRESS)
-    parser.add_argument("--loads", choices=CONNECTORS, default="async", help="who waits for them")
+    parser.add_argument("--loads", choices=CONNECTORS, default="auto", help="who waits for them")
     options = parser.parse_args()
     only, loads = options.only, options.loads
     if only:

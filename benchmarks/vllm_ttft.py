@@ -3,11 +3,10 @@ or on disk, in vLLM?
 
     python benchmarks/vllm_ttft.py              # on a machine with a GPU and vLLM
 
-radixkv, radixkv with loads that the batch waits for where a request is alone, and vLLM's own
-offloading as the peer, on the same prompts, one at a time; all three live at once and take turns.
-Before a prompt is asked for from memory the device is made to forget all. How many of its tokens
-were found is checked in each answer: a time whose tokens came from elsewhere is an error, not a
-row.
+radixkv, radixkv with loads that no batch ever waits for, and vLLM's own offloading as the peer, on
+the same prompts, one at a time; all three live at once and take turns. Before a prompt is asked for
+from memory the device is made to forget all. How many of its tokens were found is checked in each
+answer: a time whose tokens came from elsewhere is an error, not a row.
 
     stall      how long a request that is being decoded waits for its next token while a hit of
                32,768 tokens comes in
@@ -29,7 +28,7 @@ LENGTHS = (8192, 32768, 65536, 100_000)
 STALL_LENGTH = 32768
 ROUNDS = 7
 DEVICE_TOKENS = 120_000
-COMPARED = ("radixkv", "radixkv-auto", "native")
+COMPARED = ("radixkv", "radixkv-async", "native")
 NUM_WARM_UP = 20  # tokens decoded before the hit comes in
 
 
@@ -124,7 +123,7 @@ def main() -> None:
         for name, ours in values["radixkv"].items():
             peers = {
                 "vLLM's offloading": values["native"].get(name, []),
-                "radixkv, loads: auto": values["radixkv-auto"].get(name, []),
+                "radixkv, loads: async": values["radixkv-async"].get(name, []),
             }
             if name.endswith("_gbps"):
                 emit(f"ttft.vllm.{name}", ours, "GB/s")

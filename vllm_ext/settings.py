@@ -26,8 +26,8 @@ class EngineSettings:
         num_blocks: Blocks on the device.
         group_id: For disk files that are made now, 16 bytes.
         loads: "async": a request joins the batch when its loads are done. "sync": it joins at once
-            and the batch waits for them, layer by layer. "auto": at once where it is alone. With
-            several groups always "async".
+            and the batch waits for them, layer by layer. "auto": at once where it is alone. On a
+            GPU "auto" is the default, elsewhere "async". With several groups always "async".
         reads: Whether prompts are looked up.
         writes: Whether they are stored.
     """
@@ -48,14 +48,15 @@ def read_settings(vllm_config: Any, kv_cache_config: Any) -> EngineSettings:
     """Reads vLLM's configuration, and radixkv's own out of `kv_connector_extra_config`.
 
     There, `config` names a YAML file, or its keys stand there themselves; without either the file
-    that RADIXKV_CONFIG names counts. `loads` is "async" (default), "sync" or "auto".
+    that RADIXKV_CONFIG names counts. `loads` is "async", "sync" or "auto"; see
+    `EngineSettings`.
 
     Raises:
         ConfigError: Names the wrong setting.
     """
     transfer = vllm_config.kv_transfer_config
     extra = dict(transfer.kv_connector_extra_config or {})
-    loads = extra.pop("loads", _LOADS[0])
+    loads = extra.pop("loads", _default_loads(vllm_config))
     if loads not in _LOADS:
         raise ConfigError(f"loads: expected one of {', '.join(_LOADS)}, got {loads!r}")
     layout, groups = describe_blocks(vllm_config, kv_cache_config), find_groups(kv_cache_config)
@@ -80,6 +81,11 @@ def _loads(asked: str, vllm_config: Any, num_groups: int) -> str:
     if num_groups > 1:
         return "async"  # vLLM cannot hear that a load of a request that runs failed in one of them
     return "async" if asked == "auto" and _may_replay_prefills(vllm_config) else asked
+
+
+def _default_loads(vllm_config: Any) -> str:
+    """Without a GPU a batch that waits gains nothing: copies need the cores that compute."""
+    return "auto" if vllm_config.device_config.device_type == "cuda" else "async"
 
 
 def _may_replay_prefills(vllm_config: Any) -> bool:
