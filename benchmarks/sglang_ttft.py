@@ -2,6 +2,7 @@
 or on disk?
 
     python benchmarks/sglang_ttft.py            # on a machine with a GPU and SGLang
+    python benchmarks/sglang_ttft.py --graphs   # decode steps run as CUDA graphs
 
 radixkv, and SGLang's own HiCache as the peer, on the same prompts, one at a time; both live at once
 and take turns. The device keeps little more than the longest of them, so that going through them in
@@ -83,11 +84,13 @@ class Bench:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_options(parser, CACHES)
+    parser.add_argument("--graphs", action="store_true", help="decode steps as CUDA graphs")
     options = parser.parse_args()
-    only = options.only
+    only, graphs = options.only, options.graphs
     if only:
         fetch_always()
-        run_alone(only, Setup(DEVICE_TOKENS), lambda engine: Bench(engine).run(only == "radixkv"))
+        setup = Setup(DEVICE_TOKENS, has_graphs=graphs)
+        run_alone(only, setup, lambda engine: Bench(engine).run(only == "radixkv"))
         return
     with measured_in_turns(("radixkv", "hicache"), options.minutes) as values:
         for name, ours in values["radixkv"].items():
@@ -95,7 +98,7 @@ def main() -> None:
             if name.endswith("_gbps"):
                 emit(f"ttft.sglang.{name}", ours, "GB/s")
                 continue
-            emit_beside(f"ttft.sglang.{name}_ms", ours, "ms", peers, graphs=False)
+            emit_beside(f"ttft.sglang.{name}_ms", ours, "ms", peers, graphs=graphs)
 
 
 if __name__ == "__main__":
