@@ -23,6 +23,9 @@ _OURS = '{"backend_name": "radixkv"}'  # marks switches that were set here, not 
 
 def activate() -> None:
     """Entry point of the group `sglang.srt.plugins`: register, and hook the rest."""
+    from sglang.srt.managers.scheduler_components.weight_updater import (
+        SchedulerWeightUpdaterManager,
+    )
     from sglang.srt.mem_cache.registry import (
         get_radix_cache_factory,
         register_radix_cache_backend,
@@ -44,6 +47,9 @@ def activate() -> None:
         HookRegistry.register(
             f"{updater}update_weights_from_{source}", _after_weight_update, HookType.AFTER
         )
+    for call in ("begin_weight_update", "end_weight_update"):
+        if hasattr(SchedulerWeightUpdaterManager, call):  # from 0.5.21 on
+            HookRegistry.register(updater + call, _around_weight_update, HookType.BEFORE)
     scheduler = "sglang.srt.managers.scheduler.Scheduler."
     HookRegistry.register(scheduler + "flush_cache", _before_flush, HookType.BEFORE)
     HookRegistry.register(updater + "release_memory_occupation", _before_flush, HookType.BEFORE)
@@ -111,6 +117,18 @@ def _before_flush(caller: Any, *more: Any, **kwargs: Any) -> None:
 def _after_weight_update(
     result: Any, manager: Any, request: Any, *more: Any, **kwargs: Any
 ) -> None:
+    """SGLang has loaded weights, from whatever source."""
+    _tell_of_new_weights(manager, getattr(request, "model_path", None))
+
+
+def _around_weight_update(manager: Any, *more: Any, **kwargs: Any) -> None:
+    """An update begins or ends. Unless SGLang loads weights in between, others write them."""
+    update = manager._session
+    if update is None or not update.loaded_weights:
+        _tell_of_new_weights(manager, None)
+
+
+def _tell_of_new_weights(manager: Any, model_path: str | None) -> None:
     """KV of the old weights must not be found for the new ones, on any tier."""
     scheduler = getattr(manager.is_fully_idle, "__self__", None)
     cache = getattr(scheduler, "tree_cache", None)
@@ -118,4 +136,4 @@ def _after_weight_update(
     for keeper in (cache, storage):
         weights_changed = getattr(keeper, "weights_changed", None)
         if weights_changed is not None:
-            weights_changed(getattr(request, "model_path", None))
+            weights_changed(model_path)

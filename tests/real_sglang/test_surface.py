@@ -229,6 +229,27 @@ def test_new_weights_do_not_get_the_old_ones_kv(
     assert outputs(old_again) == outputs(old)
 
 
+def test_weights_that_others_wrote_do_not_get_the_old_ones_kv(
+    server: SGLangServer, prompts: list[Ids], version: str
+) -> None:
+    if version in ("0.5.15", "0.5.18", "0.5.20"):
+        pytest.skip("before 0.5.21 SGLang loads all weights itself")
+    old = server.generate(prompts)
+    server.wait_until_idle()
+    server.flush_cache()
+    on_disk = server.generate(prompts)
+    server.wait_until_idle()
+
+    assert server.call("POST", "/begin_weight_update", {})["success"]
+    assert server.call("POST", "/end_weight_update", {})["success"]  # they could have, meanwhile
+    server.flush_cache()
+    new = server.generate(prompts)
+
+    assert min(answer.storage_tokens for answer in on_disk) > 0
+    assert [answer.cached_tokens for answer in new] == [0] * len(prompts)
+    assert outputs(new) == outputs(on_disk) == outputs(old)
+
+
 def update_weights(server: SGLangServer, model: Path) -> None:
     body = {"model_path": str(model), "flush_cache": True}
     assert server.call("POST", "/update_weights_from_disk", body)["success"]
