@@ -27,6 +27,7 @@ from radixkv.tiers import sizes as tier_sizes
 CHUNK = 16
 NUM_SLOTS = 512
 MIB = 1 << 20
+ALL = np.empty(0, np.uint32)
 
 
 class Engine:
@@ -277,6 +278,19 @@ def test_a_subtree_moves_to_disk_and_back(engine, tmp_path):
         with cache.acquire(tokens) as handle:
             assert cache.load(handle, where).wait()
         assert (engine.rows(where) == rows).all()
+
+
+@pytest.mark.parametrize("forgets_all", [False, True])
+def test_what_is_forgotten_while_it_is_written_stays_so(engine, tmp_path, forgets_all):
+    with open_cache(engine, tmp_path / "disk") as cache:
+        stored(cache, engine, prompt(1, 100))
+        assert cache.planner.pending_ids  # the spill
+
+        cache.clear(disk=True) if forgets_all else cache.drop(ALL)
+        cache.settle()
+
+    with open_cache(engine, tmp_path / "disk") as cache:
+        assert cache.num_restored_chunks == 0
 
 
 def test_what_expires_is_gone_after_a_restart(engine, tmp_path):

@@ -19,7 +19,14 @@ void Spiller::add(DiskCommand command) {
 }
 
 void Spiller::pump() {
+  do {
+    begin_what_may();
+  } while (complete_ended());  // what ended may be what a clear waits for
+}
+
+void Spiller::begin_what_may() {
   for (const auto& spill : running_) {
+    if (must_wait(spill.get())) break;
     while (!spill->all_begun() && num_clearing_ == 0 && writes_.wants_more()) {
       if (spill->command.kind == CommandKind::kClear) {
         begin_clear(spill.get());
@@ -29,7 +36,20 @@ void Spiller::pump() {
     }
     if (!spill->all_begun()) break;
   }
-  complete_ended();
+}
+
+// What is still being written counts only once it is acknowledged, and would count after its clear.
+bool Spiller::must_wait(Spill* spill) const {
+  if (spill->command.kind != CommandKind::kClear || spill->next > 0) return false;
+  if (spill == running_.front().get()) return false;
+  if (!spill->waits.has_value()) {
+    const auto& chunks = spill->command.chunks;
+    spill->waits = std::any_of(chunks.begin(), chunks.end(), [this](const ChunkRef& chunk) {
+      const std::uint32_t slot = context_.table->find_chunk(chunk);
+      return slot != DiskTable::kNoSlot && (*context_.table)[slot].state == State::kWriting;
+    });
+  }
+  return *spill->waits;
 }
 
 void Spiller::abandon() {
@@ -185,7 +205,8 @@ void Spiller::on_synced(std::uint64_t epoch, int error) {
   }
 }
 
-void Spiller::complete_ended() {
+bool Spiller::complete_ended() {
+  const std::size_t num_before = running_.size();
   bool spills_wait = false;
   for (auto at = running_.begin(); at != running_.end();) {
     Spill& spill = **at;
@@ -204,6 +225,7 @@ void Spiller::complete_ended() {
     context_.sink(spill.command.kind, spill.completion(), num_bytes);
     at = running_.erase(at);
   }
+  return running_.size() < num_before;
 }
 
 // Decides how many chunks count. The file may have vanished, and a parent in an earlier command may

@@ -1,4 +1,5 @@
-// Spiller executes spills (memory → disk) and clears, in the order in which they came.
+// Spiller executes spills (memory → disk) and clears, in the order in which they came. A clear of
+// what is still being written begins when that has been acknowledged.
 //
 //   a chunk's way:  memory holds it? ─▶ headers over its extent cleared ─▶ payload ─▶ header
 //                   ─▶ synced ─▶ acknowledged
@@ -13,6 +14,7 @@
 
 #include <deque>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "disk/disk_command.h"
@@ -48,8 +50,11 @@ class Spiller {
     std::uint64_t first_epoch = 0;     // of its first write; 0 before
     std::uint64_t epoch = 0;           // of its latest write
     bool cleared_for_next = false;     // headers over the next chunk's extent were cleared already
+    std::optional<bool> waits;         // a clear, for the commands before it; unknown before a look
   };
 
+  void begin_what_may();
+  bool must_wait(Spill* spill) const;
   void begin_next(Spill* spill);
   void begin_clear(Spill* spill);
   bool make_way(Spill* spill, const ChunkRef& chunk);
@@ -58,7 +63,7 @@ class Spiller {
   void write_header(Spill* spill, std::size_t index, std::shared_ptr<ChunkHeader> header);
   std::shared_ptr<ChunkHeader> make_header(const Spill& spill, std::size_t index) const;
   void discard(std::uint32_t slot, IoWindow::Done then);
-  void complete_ended();
+  bool complete_ended();  // false where nothing has
   void acknowledge(Spill* spill);
 
   const DiskContext& context_;
