@@ -515,6 +515,10 @@ class RadixIndex:
         """
         The events since the last call: (events, tokens), see `radixkv.events`.
         """
+    def take_remains(self) -> numpy.ndarray:
+        """
+        Chunks that left the disk and have to be cleared there before the next spill, so that its headers suffice.
+        """
     def touch(self, handle: PrefixHandle, time: typing.SupportsInt | typing.SupportsIndex) -> None:
         """
         Writes an admission's number to the last chunk of the handle.

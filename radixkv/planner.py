@@ -475,6 +475,7 @@ class Planner:
                 self._max_spill_chunks
             )
             if len(chunks):
+                self._clear(self.index.take_remains())
                 self._ledger.issue(
                     Spill(self._ledger.next_id(), chunks, tokens, namespace, self.next_sequence)
                 )

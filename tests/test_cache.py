@@ -293,6 +293,24 @@ def test_what_is_forgotten_while_it_is_written_stays_so(engine, tmp_path, forget
         assert cache.num_restored_chunks == 0
 
 
+def test_a_disk_of_small_chunks_takes_new_ones_for_ever(engine, tmp_path):
+    system, random = prompt(1, 2 * CHUNK), np.random.default_rng(3)
+    config = CacheConfig(
+        chunk_tokens=CHUNK,
+        memory_size_bytes=4 * MIB,
+        disk_path=tmp_path / "disk",
+        disk_size_bytes=2 * MIB,  # 64 headers
+    )
+    with KVCache(engine.layout, config, engine=engine.memory) as cache:
+        for seed in range(2, 400):
+            question = prompt(seed, int(random.integers(1, CHUNK)))
+            cache.store(np.concatenate([system, question]), slots(0, 2 * CHUNK + len(question)))
+            cache.settle()
+
+        assert cache.planner.counters.spills_failed == 0
+        assert cache.planner.counters.spilled == cache.planner.counters.stored
+
+
 def test_what_expires_is_gone_after_a_restart(engine, tmp_path):
     with open_cache(engine, tmp_path) as cache:
         tokens, other = prompt(1, 32), prompt(2, 32)

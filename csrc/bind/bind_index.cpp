@@ -189,6 +189,13 @@ void bind_disk(IndexClass& cls) {
       "max_chunks"_a,
       "The next chunks of one path to write to disk: (chunks, tokens, digest, missing_units).");
   cls.def(
+      "take_remains",
+      [](SharedIndex& index) {
+        return to_array(index.write([](RadixIndex& native) { return native.take_remains(); }));
+      },
+      "Chunks that left the disk and have to be cleared there before the next spill, so that its "
+      "headers suffice.");
+  cls.def(
       "complete_spill",
       [](SharedIndex& index, const py::object& chunks, std::int64_t num_ok, bool retry) {
         const ChunkArgument argument(chunks);

@@ -28,6 +28,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -105,6 +106,10 @@ class RadixIndex {
   SpillReservation reserve_spill(std::size_t max_chunks);
   // `retry`: those that failed may be spilled again later.
   void complete_spill(std::span<const ChunkRef> chunks, std::size_t num_ok, bool retry);
+
+  // Chunks that left the disk, where their headers still are in the way: so many that the headers
+  // suffice for all that is on disk now. Whoever writes there clears them first.
+  std::vector<ChunkRef> take_remains();
 
   // Takes memory for the chunks of a pin that are ready on disk and absent in memory, parents
   // first.
@@ -283,6 +288,8 @@ class RadixIndex {
     std::unordered_set<ChunkId> held;  // leaves that were passed over because of a pin or a use
     // Extents that lost their chunk while a command uses them: offset → (units, uses).
     std::unordered_map<std::uint32_t, std::pair<std::uint16_t, std::uint16_t>> limbo;
+    // By offset: what left, and was not written over since. Only on disk.
+    std::map<std::uint32_t, ChunkRef> remains;
 
     void forget_held(ChunkId id) {
       if (!held.empty()) held.erase(id);
@@ -366,6 +373,8 @@ class RadixIndex {
   // Disk (radix_index_disk.cpp, radix_index_restore.cpp).
   bool can_spill(ChunkId id) const;
   void queue_spill(ChunkId id);
+  void note_remains(ChunkId id);
+  void forget_remains(ChunkId id);
   bool has_only_child_unready(ChunkId id) const;
   void queue_spill_with_all_below(ChunkId id);
   std::vector<ChunkId> spill_chain(ChunkId id) const;

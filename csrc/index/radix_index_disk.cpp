@@ -1,5 +1,6 @@
 // Between memory and disk: spills, fetches, and the chunks of a reopened disk.
 #include <algorithm>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 
@@ -101,6 +102,32 @@ SpillReservation RadixIndex::reserve_spill(std::size_t max_chunks) {
   result.digest = digest_of(run.front());
   evict_for_quotas(Tier::kDisk, groups_of(run), {});
   return result;
+}
+
+// A header is cleared when its extent is written over, so those of small chunks that left may stay
+// for long beside those of the chunks that are there.
+void RadixIndex::note_remains(ChunkId id) {
+  const ChunkRef chunk = ref(id);
+  tier(Tier::kDisk).remains.emplace(chunk.disk_offset, chunk);
+}
+
+void RadixIndex::forget_remains(ChunkId id) {
+  auto& remains = tier(Tier::kDisk).remains;
+  const std::uint32_t begin = chunks_[id].offset[index_of(Tier::kDisk)];
+  const std::uint32_t end = begin + chunks_[id].num_units;
+  auto at = remains.lower_bound(begin);
+  if (at != remains.begin() && std::prev(at)->first + std::prev(at)->second.num_units > begin) --at;
+  while (at != remains.end() && at->first < end) at = remains.erase(at);
+}
+
+std::vector<ChunkRef> RadixIndex::take_remains() {
+  TierState& disk = tier(Tier::kDisk);
+  std::vector<ChunkRef> taken;
+  while (!disk.remains.empty() && disk.num_extents + disk.remains.size() > disk.max_chunks) {
+    taken.push_back(disk.remains.begin()->second);
+    disk.remains.erase(disk.remains.begin());
+  }
+  return taken;
 }
 
 const NamespaceDigest& RadixIndex::digest_of(ChunkId id) const {

@@ -81,6 +81,7 @@ void RadixIndex::set_ready(ChunkId id, Tier which) {
   tell(id, which, true);
   if (runs_) note_runs(id, which, true);
   note_ready(id, which);
+  if (which == Tier::kDisk) forget_remains(id);
   refresh_best(id, which);
   queue_if_leaf(id, which);
   if (which == Tier::kMemory) queue_spill_with_all_below(id);
@@ -103,6 +104,7 @@ void RadixIndex::vacate(ChunkId id, Tier which) {
   tell(id, which, false);
   if (runs_) note_runs(id, which, false);
   note_left(id, which);
+  if (which == Tier::kDisk) note_remains(id);
   --(chunks_.has(id, state::ready(which)) ? tier.num_ready : tier.num_writing);
   record(0x30 + at, id, chunk.offset[at]);
   marks_.discharge(chunks_.group(id), which, chunk.num_units);
