@@ -11,6 +11,7 @@ is the control plane's affair, and a command says it all.
 from __future__ import annotations
 
 import logging
+import os
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,11 +44,7 @@ from radixkv.gpu import DEFAULT_GPU_OPTIONS, GpuCopies, GpuOptions
 from radixkv.layout import EngineMemory, KVLayout
 from radixkv.numa import local_node
 from radixkv.remote_url import RemoteUrl
-from radixkv.tiers.disk import (
-    DiskOptions,
-    RestoredChunks,
-    log_scan,
-)
+from radixkv.tiers.disk import DiskOptions, RestoredChunks, log_scan
 from radixkv.tiers.remotes import Remotes
 from radixkv.tiers.sizes import check_sizes
 
@@ -154,6 +151,7 @@ class Executor:
             raise ValueError(f"chunk_tokens: expected 1 … 512, got {chunk_tokens}")
         if num_copy_threads < 1:
             raise ValueError(f"num_copy_threads: expected at least 1, got {num_copy_threads}")
+        self._home = os.getpid()
         self.layout = layout
         self.chunk_tokens = chunk_tokens
         self.unit_bytes = layout.unit_bytes(chunk_tokens)
@@ -180,7 +178,7 @@ class Executor:
         native_disk = None if disk is None else self._native_disk_options(disk)
         self._native = _native.Executor(options, native_disk, self._log_progress, log_scan)
         # Threads must not outlive the interpreter, even if nobody closes.
-        self._end = weakref.finalize(self, self._native.close, 0.0)
+        self._end = weakref.finalize(self, _end, self._native, os.getpid())
         pool_facts = self._native.pool_facts()
         pool_bytes = self.memory_units * self.unit_bytes
         self._remotes.open(
@@ -411,12 +409,14 @@ class Executor:
         """End: finish what is queued for a while, fail the rest, sync and unlock the disk tier.
 
         Afterwards the engine's memory is not touched any more. Completions can still be polled.
-        Idempotent.
+        Idempotent; in a fork of the process it does nothing.
 
         Args:
             drain_s: How long queued commands may go on. What is on its way then is awaited all the
                 same.
         """
+        if os.getpid() != self._home:
+            return
         if self._gpu is not None:
             self._gpu.close()
             self._gpu = None
@@ -481,6 +481,11 @@ class Executor:
             len(self.restored),
             {reason: count for reason, count in self.restored.dropped.items() if count} or "none",
         )
+
+
+def _end(native: _native.Executor, home: int) -> None:
+    if os.getpid() == home:  # a fork has none of its threads
+        native.close(0.0)
 
 
 def _check_slots(slots: EngineSlots) -> NDArray[np.int64]:

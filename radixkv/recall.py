@@ -90,7 +90,9 @@ class IndexKeeper:
             target=_keep, args=(self._journal, self._has_ended), name="radixkv-index", daemon=True
         )
         self._thread.start()
-        self._end = weakref.finalize(self, _end, self._has_ended, self._thread, self._journal)
+        self._end = weakref.finalize(
+            self, _end, self._has_ended, self._thread, self._journal, os.getpid()
+        )
 
     def flush(self) -> None:
         """Write down now what has changed."""
@@ -120,7 +122,11 @@ def _write(journal: IndexJournal) -> bool:
     return not journal.is_closed
 
 
-def _end(has_ended: threading.Event, thread: threading.Thread, journal: IndexJournal) -> None:
+def _end(
+    has_ended: threading.Event, thread: threading.Thread, journal: IndexJournal, home: int
+) -> None:
+    if os.getpid() != home:  # a fork shares the file with the process that writes it
+        return
     has_ended.set()
     thread.join()
     try:

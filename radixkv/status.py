@@ -61,8 +61,8 @@ class StatusServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop answering. May be called twice."""
-        if self._socket.fileno() < 0:
+        """Stop answering. May be called twice; in a fork of the process it does nothing."""
+        if self._socket.fileno() < 0 or pid_of(self.path) != os.getpid():
             return
         self.path.unlink(missing_ok=True)
         self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread

@@ -14,6 +14,7 @@
 #include <string_view>
 #include <vector>
 
+#include "bind/at_home.h"
 #include "bind/disk_arrays.h"
 #include "bind/parts.h"
 #include "bind/remote_parts.h"
@@ -105,13 +106,13 @@ void attach(Executor& executor, const Array<std::uint64_t>& addresses,
   executor.attach(std::move(engine));
 }
 
-std::unique_ptr<Executor> make_executor(const ExecutorOptions& options,
-                                        const std::optional<DiskOptions>& disk,
-                                        const PoolProgress& pool_progress,
-                                        const ScanProgress& scan_progress) {
+AtHome<Executor> make_executor(const ExecutorOptions& options,
+                               const std::optional<DiskOptions>& disk,
+                               const PoolProgress& pool_progress,
+                               const ScanProgress& scan_progress) {
   // The callables that came from Python take the GIL by themselves when they are called.
   const py::gil_scoped_release unlock;
-  return std::make_unique<Executor>(options, disk, pool_progress, scan_progress);
+  return AtHome<Executor>(new Executor(options, disk, pool_progress, scan_progress));
 }
 
 Fields pool_facts(const Executor& executor) {
@@ -215,7 +216,7 @@ void submit_stored(Executor& self, std::int64_t command_id, const py::array& chu
   self.submit_stored(command_id, refs, views);
 }
 
-void bind_submits(py::class_<Executor>& executor) {
+void bind_submits(ExecutorClass& executor) {
   executor
       .def("attach", &attach, "addresses"_a.noconvert(), "strides"_a.noconvert(), "num_slots"_a,
            "block_slots"_a, "slot_strides"_a.noconvert(), "num_pieces"_a,
@@ -258,7 +259,7 @@ void bind_submits(py::class_<Executor>& executor) {
           "kind"_a, "command_id"_a, "chunks"_a.noconvert());
 }
 
-void bind_waits(py::class_<Executor>& executor) {
+void bind_waits(ExecutorClass& executor) {
   executor
       .def(
           "poll", [](Executor& self, std::size_t max) { return to_tuples(self.poll(max)); },
@@ -278,7 +279,7 @@ void bind_waits(py::class_<Executor>& executor) {
           "drain_s"_a, py::call_guard<py::gil_scoped_release>());
 }
 
-void bind_facts(py::class_<Executor>& executor) {
+void bind_facts(ExecutorClass& executor) {
   executor
       .def(
           "kind_stats",
@@ -318,7 +319,7 @@ void bind_executor(py::module_& module) {
       .value("GET", CommandKind::kGet)
       .value("LOOKUP", CommandKind::kLookup);
 
-  py::class_<Executor> executor(module, "Executor");
+  ExecutorClass executor(module, "Executor");
   executor.def(py::init(&make_executor), "options"_a, "disk"_a, "pool_progress"_a,
                "scan_progress"_a);
   bind_submits(executor);

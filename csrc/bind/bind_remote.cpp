@@ -134,7 +134,7 @@ void bind_remote_options(py::module_& module) {
   module.attr("MAX_HEAD_BYTES") = kMaxHeadBytes;
 }
 
-void bind_remote_commands(py::class_<Executor>& executor) {
+void bind_remote_commands(ExecutorClass& executor) {
   executor.def("begin_elsewhere", &Executor::begin_elsewhere, "kind"_a, "command_id"_a)
       .def("end_elsewhere", &end_elsewhere, "kind"_a, "command_id"_a, "num_ok"_a, "status"_a,
            "num_bytes"_a)

@@ -67,7 +67,7 @@ SharedIndex::~SharedIndex() = default;
 void SharedIndex::index_runs(std::uint32_t min_length) {
   write([&](RadixIndex& native) {
     native.index_runs(min_length);
-    if (!builder_) builder_ = std::make_unique<RunBuilder>(*this);
+    if (!builder_) builder_.reset(new RunBuilder(*this));
   });
 }
 

@@ -9,6 +9,7 @@
 #include <shared_mutex>
 #include <utility>
 
+#include "bind/at_home.h"
 #include "index/radix_index.h"
 
 namespace radixkv::bind {
@@ -52,7 +53,7 @@ class SharedIndex {
   mutable std::shared_mutex mutex_;
   std::atomic<int> num_writers_{0};
   RadixIndex index_;
-  std::unique_ptr<RunBuilder> builder_;  // last: it reads the index until it is gone
+  AtHome<RunBuilder> builder_;  // last: it reads the index until it is gone
 };
 
 using IndexPointer = std::shared_ptr<SharedIndex>;
