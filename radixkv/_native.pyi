@@ -297,7 +297,7 @@ class RadixIndex:
         """
         Reserves and completes at once, evicting as needed. Returns the number of chunks added.
         """
-    def journal(self, path: str) -> IndexJournal:
+    def journal(self, path: bytes) -> IndexJournal:
         """
         See `RadixIndex.journal`.
         """
@@ -433,7 +433,7 @@ class RadixIndex:
         """
         Some of what is kept. A row has namespace, tokens, uses, whether memory has it, and the tree's nodes above it from the root down, 0xFFFFFFFF behind the last.
         """
-    def save(self, path: str) -> None:
+    def save(self, path: bytes) -> None:
         """
         See `RadixIndex.save`.
         """
@@ -649,7 +649,7 @@ class SavedIndex:
     """
     An index as its file has it.
     """
-    def __init__(self, path: str) -> None: ...
+    def __init__(self, path: bytes) -> None: ...
     @property
     def checksum(self) -> int:
         """
@@ -746,7 +746,7 @@ class ChunkFollower:
         """
 
 class DiskInspection:
-    def __init__(self, path: str) -> None: ...
+    def __init__(self, path: bytes) -> None: ...
     def facts(self) -> dict[str, typing.Any]: ...
     def read(self, index: typing.SupportsInt | typing.SupportsIndex) -> bytes | None:
         """
@@ -844,9 +844,9 @@ class ExecutorOptions:
 
 class DiskOptions:
     allow_uring: bool
-    folder: str
     group_durable: bool
     def __init__(self) -> None: ...
+    def set_folder(self, arg0: bytes) -> None: ...
     def set_group_id(self, arg0: bytes) -> None: ...
     def set_shape(
         self,

@@ -135,7 +135,7 @@ class RadixIndex(_native.RadixIndex):
         """
         return sum(self.insert(prompt, namespace, time=time) for prompt in subtree.prompts())
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | bytes | os.PathLike[str]) -> None:
         """Write the index to a file, for `RadixIndex.open`.
 
         Saved are the chunks that are ready, with their extents, recency and uses, what was said
@@ -149,9 +149,9 @@ class RadixIndex(_native.RadixIndex):
         Raises:
             OSError: It could not be written; a file of that name is as it was.
         """
-        super().save(os.fspath(path))
+        super().save(os.fsencode(path))
 
-    def journal(self, path: str | os.PathLike[str]) -> IndexJournal:
+    def journal(self, path: str | bytes | os.PathLike[str]) -> IndexJournal:
         """Save the index, and go on to write down what becomes of it.
 
         Args:
@@ -164,7 +164,7 @@ class RadixIndex(_native.RadixIndex):
             OSError: The file could not be written.
             ValueError: The index has a journal already.
         """
-        return super().journal(os.fspath(path))
+        return super().journal(os.fsencode(path))
 
     def adopt(self, path: str | os.PathLike[str]) -> int:
         """Take from a saved index what the chunks that this one has too were worth to it.
@@ -184,7 +184,7 @@ class RadixIndex(_native.RadixIndex):
             IndexFormatError: It is not a saved index, or a damaged one.
             OSError: It cannot be read.
         """
-        return self.adopt_saved(_native.SavedIndex(os.fspath(path)))
+        return self.adopt_saved(_native.SavedIndex(os.fsencode(path)))
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
@@ -201,7 +201,7 @@ class RadixIndex(_native.RadixIndex):
             IndexFormatError: It is not a saved index, or a damaged one.
             OSError: It cannot be read.
         """
-        saved = _native.SavedIndex(os.fspath(path))
+        saved = _native.SavedIndex(os.fsencode(path))
         index = cls(
             chunk_tokens=saved.chunk_tokens,
             token_bytes=saved.token_bytes,

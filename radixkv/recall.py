@@ -45,7 +45,7 @@ def recall(
     file = index_file(folder)
     saved, is_lost = None, False
     try:
-        saved = SavedIndex(os.fspath(file))
+        saved = SavedIndex(os.fsencode(file))
         if (saved.chunk_tokens, saved.unit_bytes) != (index.chunk_tokens, index.unit_bytes):
             raise IndexFormatError("it is of another layout")
     except FileNotFoundError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -210,6 +211,15 @@ def test_a_restart_finds_the_disk(engine, tmp_path):
             assert cache.load(handle, slots(9, 53)).wait()
 
     assert np.array_equal(engine.rows(slots(9, 53)), rows)
+
+
+def test_a_folder_may_have_any_name(engine, tmp_path):
+    for _ in range(2):
+        with open_cache(engine, tmp_path / os.fsdecode(b"caf\xe9 \n")) as cache:
+            stored(cache, engine, prompt(1, 40))
+            cache.settle()
+
+            assert cache.fetch(prompt(1, 40)) == 40
 
 
 def test_nobody_else_reads_what_is_on_disk(engine, tmp_path):

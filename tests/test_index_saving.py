@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from files import files_limited_to
 from index_stories import CHUNK_BYTES, length, make_index, spill_all, text_of, tokens
 
 from radixkv import IndexFormatError, RadixIndex
@@ -250,6 +252,31 @@ def test_an_index_has_one_journal_at_a_time(file):
         journal.flush()
 
     index.journal(file).close()
+
+
+def test_a_file_that_cannot_be_written_is_named_and_leaves_nothing(file):
+    index = make_index()
+    num_open = len(os.listdir("/proc/self/fd"))
+
+    with files_limited_to(10), pytest.raises(OSError, match="too large") as caught:
+        index.save(file)
+
+    assert caught.value.filename == f"{file}.draft"
+    assert list(file.parent.iterdir()) == []
+    assert len(os.listdir("/proc/self/fd")) == num_open
+
+
+def test_a_path_may_have_any_bytes_but_zero(file):
+    index = make_index()
+    index.insert(tokens("aabb"), time=1)
+    path = file.with_name(os.fsdecode(b"caf\xe9"))
+
+    index.save(path)
+    with pytest.raises(ValueError, match="path: expected one without a zero byte"):
+        index.save(f"{file}\0.other")
+
+    assert state_of(RadixIndex.open(path)) == state_of(index)
+    assert not file.exists()
 
 
 def test_a_journal_that_cannot_begin_leaves_none(file):

@@ -17,6 +17,7 @@
 #include "bind/at_home.h"
 #include "bind/disk_arrays.h"
 #include "bind/parts.h"
+#include "bind/paths.h"
 #include "bind/remote_parts.h"
 #include "core/tier_failure.h"
 #include "exec/executor.h"
@@ -126,7 +127,7 @@ Fields pool_facts(const Executor& executor) {
 std::optional<Fields> disk_facts(Executor& executor) {
   DiskTier* disk = executor.disk();
   if (disk == nullptr) return std::nullopt;
-  return py::dict("path"_a = disk->file().path(), "created"_a = disk->file().created(),
+  return py::dict("path"_a = show_path(disk->file().path()), "created"_a = disk->file().created(),
                   "direct"_a = disk->file().direct(),
                   "preallocated"_a = disk->file().preallocated(), "io_engine"_a = disk->io_engine(),
                   "registered_buffers"_a = disk->has_registered_buffers(),
@@ -180,7 +181,8 @@ void bind_options(py::module_& module) {
 
   py::class_<DiskOptions>(module, "DiskOptions")
       .def(py::init<>())
-      .def_readwrite("folder", &DiskOptions::folder)
+      .def("set_folder",
+           [](DiskOptions& self, const py::bytes& path) { self.folder = parse_path(path); })
       .def_readwrite("group_durable", &DiskOptions::group_durable)
       .def_readwrite("allow_uring", &DiskOptions::allow_uring)
       .def_readwrite("sync_bytes", &DiskOptions::sync_bytes)

@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <cstddef>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -12,6 +13,7 @@
 
 #include "bind/disk_arrays.h"
 #include "bind/parts.h"
+#include "bind/paths.h"
 #include "core/checksum.h"
 #include "disk/inspection.h"
 
@@ -37,7 +39,12 @@ std::optional<py::bytes> read(const Inspection& self, std::size_t index) {
 
 void bind_inspection(py::module_& module) {
   py::class_<Inspection>(module, "DiskInspection")
-      .def(py::init<const std::string&>(), "path"_a, py::call_guard<py::gil_scoped_release>())
+      .def(py::init([](const py::bytes& path) {
+             const std::string parsed = parse_path(path);
+             const py::gil_scoped_release unlock;
+             return std::make_unique<Inspection>(parsed);
+           }),
+           "path"_a)
       .def("facts",
            [](const Inspection& self) -> Fields {
              const DiskShape& shape = self.file().shape;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "bind/index_parts.h"
+#include "bind/paths.h"
 #include "bind/shared_index.h"
 #include "index/index_file.h"
 #include "index/radix_index.h"
@@ -31,8 +32,11 @@ auto with_files(Call call) {
     const py::gil_scoped_release unlock;
     return call();
   } catch (const std::system_error& error) {
+    std::string path = error.what();  // and what is wrong with it, which Python says by itself
+    const std::string reason = ": " + error.code().message();
+    if (path.ends_with(reason)) path.resize(path.size() - reason.size());
     errno = error.code().value();
-    PyErr_SetFromErrnoWithFilename(PyExc_OSError, error.what());
+    PyErr_SetFromErrnoWithFilename(PyExc_OSError, path.c_str());
   } catch (const IndexFormatError& error) {
     const py::object type = py::module_::import("radixkv.errors").attr("IndexFormatError");
     PyErr_SetString(type.ptr(), error.what());
@@ -148,8 +152,9 @@ std::optional<std::int64_t> capacity_bytes(const SavedIndex& saved, Tier tier) {
 
 void bind_saved(py::module_& module) {
   py::class_<SavedIndex>(module, "SavedIndex", "An index as its file has it.")
-      .def(py::init([](const std::string& path) {
-             return with_files([&] { return std::make_unique<SavedIndex>(path); });
+      .def(py::init([](const py::bytes& path) {
+             const std::string parsed = parse_path(path);
+             return with_files([&] { return std::make_unique<SavedIndex>(parsed); });
            }),
            "path"_a)
       .def_property_readonly("chunk_tokens",
@@ -229,9 +234,10 @@ void bind_index_saving(py::module_& module, IndexClass& cls) {
   bind_journal(module);
   cls.def(
       "save",
-      [](const SharedIndex& index, const std::string& path) {
+      [](const SharedIndex& index, const py::bytes& path) {
+        const std::string parsed = parse_path(path);
         with_files([&] {
-          IndexFile file(path, index.config());
+          IndexFile file(parsed, index.config());
           index.read([&](const RadixIndex& native) { native.save(file); });
           file.publish();
         });
@@ -239,8 +245,9 @@ void bind_index_saving(py::module_& module, IndexClass& cls) {
       "path"_a, "See `RadixIndex.save`.");
   cls.def(
       "journal",
-      [](const IndexPointer& index, const std::string& path) {
-        return with_files([&] { return std::make_unique<IndexJournal>(index, path); });
+      [](const IndexPointer& index, const py::bytes& path) {
+        const std::string parsed = parse_path(path);
+        return with_files([&] { return std::make_unique<IndexJournal>(index, parsed); });
       },
       "path"_a, "See `RadixIndex.journal`.");
   cls.def(

@@ -44,11 +44,18 @@ IndexFile::IndexFile(const std::string& path, const IndexConfig& config)
   header.max_pinned = config.max_pinned;
   config.policy->name.copy(header.policy.data(), header.policy.size() - 1);
   header.checksum = checksum_behind_field(header, sizeof header);
-  write(std::as_bytes(std::span(&header, 1)), 0);
+  try {
+    write(std::as_bytes(std::span(&header, 1)), 0);
+  } catch (...) {
+    discard();
+    throw;
+  }
   num_bytes_ = sizeof header;
 }
 
-IndexFile::~IndexFile() {
+IndexFile::~IndexFile() { discard(); }
+
+void IndexFile::discard() {
   if (file_ >= 0) ::close(file_);
   if (!draft_.empty()) ::unlink(draft_.c_str());
 }

@@ -66,6 +66,7 @@ class IndexFile {
 
  private:
   void write(std::span<const std::byte> bytes, std::uint64_t offset);
+  void discard();
 
   std::string path_;
   std::string draft_;  // empty once it was renamed

@@ -163,7 +163,7 @@ class DiskInspection:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._native = _native.DiskInspection(os.fspath(path))
+        self._native = _native.DiskInspection(os.fsencode(path))
         facts = self._native.facts()
         self.format_version: int = facts["format_version"]
         self.layout_digest: bytes = facts["layout_digest"]
