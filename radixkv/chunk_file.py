@@ -145,8 +145,10 @@ class ChunkFileWriter:
 
     def close(self) -> None:
         """Give up what was not committed. May be called twice."""
-        self._file.close()
-        self._draft.unlink(missing_ok=True)
+        try:
+            self._file.close()  # writes what is buffered: on a full disk it fails once more
+        finally:
+            self._draft.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self

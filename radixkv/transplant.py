@@ -100,8 +100,8 @@ def import_chunks(
             raise ChunkFileError(
                 f"{file.path}: of another layout or rank: expected {form}, got {file.form}"
             )
-        if namespace not in file.digests:
-            found = ", ".join(digest.hex() for digest in file.digests) or "nothing"
+        if file.digests and namespace not in file.digests:
+            found = ", ".join(digest.hex() for digest in file.digests)
             raise ChunkFileError(
                 f"{file.path}: nothing of namespace {namespace.hex()} (another model, adapter or "
                 f"salt), but of {found}"

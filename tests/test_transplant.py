@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from files import files_limited_to
 from killed_script import kill_once_there
 from test_cache import CHUNK, MIB, NUM_SLOTS, Engine, open_cache, prompt, slots
 from test_ranks import ThreadGroup, on_all_ranks, open_rank
@@ -228,6 +229,24 @@ def test_an_export_that_fails_leaves_the_file_before(file, monkeypatch):
 
     assert file.read_bytes() == b"before"
     assert list(file.parent.iterdir()) == [file]
+
+
+def test_an_export_to_a_full_disk_leaves_nothing(file):
+    engine = Engine()
+    with open_cache(engine) as cache:
+        store(cache, engine, prompt(1, 40))
+
+        with files_limited_to(5000), pytest.raises(OSError, match="too large"):
+            cache.export_chunks(ALL, file)
+
+    assert list(file.parent.iterdir()) == []
+
+
+def test_an_export_of_nothing_is_imported(file):
+    with open_cache(Engine()) as cache:
+        nothing = cache.export_chunks(ALL, file)
+
+        assert cache.import_chunks(file) == nothing == Transplanted(0, 0, 0, 0)
 
 
 KILLED = """
