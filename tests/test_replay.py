@@ -172,6 +172,19 @@ def test_text_is_read_as_bytes_in_the_order_of_time(tmp_path):
     ]
 
 
+def test_what_other_programs_write_is_read(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(
+        b"\xef\xbb\xbf"  # a mark of its encoding
+        b'{"tokens": null, "hash_ids": null, "text": "ab", "timestamp": null}\n'
+        b'{"text": null, "input_ids": [97]}'
+    )
+
+    trace = read_trace(path)
+
+    assert [trace.tokens(request).tolist() for request in trace.requests] == [[97, 98], [97]]
+
+
 def test_more_blocks_than_there_are_tokens_for_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("radixkv.replay.trace.MOST_BLOCKS", 3)
     lines = [{"hash_ids": [n, n + 1], "input_length": 1000} for n in (1, 2, 3)]
@@ -190,6 +203,9 @@ def test_more_blocks_than_there_are_tokens_for_are_refused(tmp_path, monkeypatch
         ([{"hash_ids": [1], "input_length": 5}, {"tokens": [1]}], "some lines have hash_ids"),
         ([{"tokens": [1]}, {"tokens": [-1]}], "t.jsonl:2: tokens: expected whole numbers"),
         ([{"tokens": [1, 2.5]}], "t.jsonl:1: tokens: expected whole numbers"),
+        ([{"hash_ids": [], "input_length": -5}], "t.jsonl:1: hash_ids: 0 ids for -5 tokens"),
+        ([{"hash_ids": "ab", "input_length": 600}], "t.jsonl:1: hash_ids: expected a list"),
+        ([{"tokens": [1], "timestamp": float("nan")}], "t.jsonl:1: timestamp: expected a number"),
         ([{"tokens": []}, {"text": ""}], "all prompts there are empty"),
         ([{"question": "?"}], "expected hash_ids, tokens or text"),
         ([[1, 2]], "expected an object"),
@@ -198,3 +214,11 @@ def test_more_blocks_than_there_are_tokens_for_are_refused(tmp_path, monkeypatch
 def test_a_trace_that_cannot_be_read_is_refused(tmp_path, lines, message):
     with pytest.raises(TraceError, match=message):
         read_trace(write_lines(tmp_path / "t.jsonl", *lines))
+
+
+def test_a_line_that_is_nested_too_deep_is_refused(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text("[" * 100_000)
+
+    with pytest.raises(TraceError, match="t.jsonl:1: "):
+        read_trace(path)

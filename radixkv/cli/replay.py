@@ -217,7 +217,7 @@ def _replay_all(
 ) -> list[Row]:
     rows = []
     all_sizes = list(sizes)
-    with Progress(console=console, transient=True) as progress:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(escape(trace.name), total=len(all_sizes) * len(trace.requests))
         for number, (policy, memory, disk, chunk_tokens) in enumerate(all_sizes):
             before = number * len(trace.requests)

@@ -8,12 +8,14 @@ A line is one request, an object with the prompt in one of three forms:
     text                      the prompt itself; input and prompt mean the same. Without a tokenizer
                               each byte of it is a token
 
-and, if it has one, a `timestamp`, by which the requests are ordered. Everything else is ignored.
+and, if it has one, a `timestamp`, by which the requests are ordered. Everything else is ignored,
+and so is a key whose value is null.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -115,7 +117,7 @@ def read_trace(path: Path, tokenizer: Path | None = None) -> Trace:
     kinds: set[bool] = set()
     for file in files:
         for where, line in _lines(file):
-            kinds.add("hash_ids" in line)
+            kinds.add(line.get("hash_ids") is not None)
             try:
                 requests.append(_parse(line, encode, number_of))
             except (TypeError, ValueError, OverflowError) as error:
@@ -132,7 +134,7 @@ def read_trace(path: Path, tokenizer: Path | None = None) -> Trace:
 
 def _lines(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")  # a mark of its encoding may stand first
     except (OSError, UnicodeDecodeError) as error:
         raise TraceError(f"{file}: {error}") from error
     for number, line in enumerate(text.split("\n"), 1):
@@ -140,7 +142,7 @@ def _lines(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             continue
         try:
             parsed = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise TraceError(f"{file}:{number}: {error}") from error
         if not isinstance(parsed, dict):
             raise TraceError(f"{file}:{number}: expected an object")
@@ -148,20 +150,14 @@ def _lines(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _parse(line: Mapping[str, Any], encode: Tokenizer, number_of: dict[int, int]) -> Request:
-    timestamp = float(line.get("timestamp", 0))
-    if "hash_ids" in line:
-        # Numbered anew, so that tokens made of them fit into 32 bits whatever the ids are.
-        ids = [number_of.setdefault(block, len(number_of)) for block in line["hash_ids"]]
-        if len(number_of) > MOST_BLOCKS:
-            raise ValueError(f"hash_ids: the {MOST_BLOCKS + 1}th different one, no more fit")
-        if "input_length" not in line:
-            raise ValueError("hash_ids: expected input_length beside them")
-        num_tokens = int(line["input_length"])
-        if len(ids) != -(-num_tokens // MOONCAKE_BLOCK_TOKENS):
-            raise ValueError(f"hash_ids: {len(ids)} ids for {num_tokens} tokens")
-        return Request(np.array(ids, np.uint32), num_tokens, timestamp)
+    timestamp = float(line.get("timestamp") or 0)
+    if not math.isfinite(timestamp):
+        raise ValueError(f"timestamp: expected a number, got {timestamp}")
+    if line.get("hash_ids") is not None:
+        ids, num_tokens = _block_ids(line["hash_ids"], line.get("input_length"), number_of)
+        return Request(ids, num_tokens, timestamp)
     for key in _TOKEN_KEYS:
-        if key in line:
+        if line.get(key) is not None:
             tokens = _token_ids(key, line[key])
             return Request(tokens, len(tokens), timestamp)
     for key in _TEXT_KEYS:
@@ -169,6 +165,22 @@ def _parse(line: Mapping[str, Any], encode: Tokenizer, number_of: dict[int, int]
             tokens = encode(line[key])
             return Request(tokens, len(tokens), timestamp)
     raise ValueError("expected hash_ids, tokens or text")
+
+
+def _block_ids(blocks: object, length: Any, number_of: dict[int, int]) -> tuple[Ids, int]:
+    """The ids of a prompt's blocks and its number of tokens."""
+    if not isinstance(blocks, list):
+        raise ValueError("hash_ids: expected a list of ids")
+    if length is None:
+        raise ValueError("hash_ids: expected input_length beside them")
+    # Numbered anew, so that tokens made of them fit into 32 bits whatever the ids are.
+    ids = [number_of.setdefault(block, len(number_of)) for block in blocks]
+    if len(number_of) > MOST_BLOCKS:
+        raise ValueError(f"hash_ids: the {MOST_BLOCKS + 1}th different one, no more fit")
+    num_tokens = int(length)
+    if num_tokens < 0 or len(ids) != -(-num_tokens // MOONCAKE_BLOCK_TOKENS):
+        raise ValueError(f"hash_ids: {len(ids)} ids for {num_tokens} tokens")
+    return np.array(ids, np.uint32), num_tokens
 
 
 def _token_ids(key: str, value: object) -> Ids:
