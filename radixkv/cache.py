@@ -127,7 +127,7 @@ class KVCache:
                 max_store_tokens=max_store_tokens,
             )
             self.namespace = namespace or Namespace("", layout.digest(self.config.chunk_tokens))
-            self._digests: dict[int, bytes] = {}  # of the trees that were asked for
+            self._digests = {0: bytes(16)}  # of the trees that were asked for
             self._default_namespace = self.namespace_id(self.namespace)
             self.num_restored_chunks = self._restore()
             if engine is not None:
@@ -306,6 +306,8 @@ class KVCache:
         if tier == "disk":
             self.settle(timeout_s)
             return index.demote(tokens, tree)
+        if tier != "memory":
+            raise ValueError(f"tier: expected 'memory' or 'disk', got {tier!r}")
         before = index.subtree_stats(tokens, tree).memory_chunks
         for prompt in index.walk(tokens, tree, with_path=True).prompts():
             self.fetch(prompt, tree, timeout_s=timeout_s)
@@ -464,12 +466,12 @@ class KVCache:
         return self._default_namespace if namespace is None else namespace
 
     def _submit(self) -> None:
-        for command in self.planner.take_commands():
+        for command in (commands := self.planner.take_commands()):
             try:
                 self.executor.submit(command)
             except BaseException:  # the caller's mistake: planned, but never begun
-                failed = Completion(command.command_id, 0, CompletionStatus.FAILED)
-                self._heard[command.command_id] = failed
+                for id in range(command.command_id, commands[-1].command_id + 1):
+                    self._heard[id] = Completion(id, 0, CompletionStatus.FAILED)
                 raise
 
     def _remember(self, completion: Completion) -> None:

@@ -290,6 +290,11 @@ def test_a_subtree_moves_to_disk_and_back(engine, tmp_path):
         assert (engine.rows(where) == rows).all()
 
 
+def test_a_move_to_no_tier_is_refused(cache):
+    with pytest.raises(ValueError, match="tier: expected 'memory' or 'disk', got 'dsik'"):
+        cache.move(prompt(1, 20), "dsik")
+
+
 @pytest.mark.parametrize("forgets_all", [False, True])
 def test_what_is_forgotten_while_it_is_written_stays_so(engine, tmp_path, forgets_all):
     with open_cache(engine, tmp_path / "disk") as cache:
