@@ -9,7 +9,7 @@ A message has three parts: the topic, the batch's number (8 bytes, big-endian), 
     [time, [["BlockStored", keys, parent key, tokens, block size, lora id, medium, lora name],
             ["BlockRemoved", keys, medium], …], rank]
 
-Needs pyzmq and msgpack: `pip install radixkv[events]`.
+Needs pyzmq and msgpack: `pip install pyzmq msgpack`.
 """
 
 from __future__ import annotations

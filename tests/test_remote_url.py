@@ -142,4 +142,4 @@ def test_the_doctor_says_what_it_lacks(monkeypatch):
 
     [check] = look("redis://host")
 
-    assert check.advice == "pip install radixkv[redis]"
+    assert check.advice == "pip install redis"

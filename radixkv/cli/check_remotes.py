@@ -23,7 +23,7 @@ def _check_remote(url: RemoteUrl) -> Check:
     try:
         facts = inspect_server(url)
     except ImportError:
-        return warn(name, "not asked: the package redis is missing", "pip install radixkv[redis]")
+        return warn(name, "not asked: the package redis is missing", "pip install redis")
     except TierError as error:
         advice = "it is asked again while radixkv runs; until it answers nothing is shared"
         return warn(name, error.reason, advice)

@@ -19,7 +19,7 @@ def plot(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise click.ClickException("--plot needs matplotlib: pip install radixkv[plot]") from error
+        raise click.ClickException("--plot needs matplotlib: pip install matplotlib") from error
     names = list(dict.fromkeys(row["trace"] for row in rows))
     figure = Figure(figsize=(6 * len(names), 4.5), layout="constrained")
     panels = figure.subplots(1, len(names), squeeze=False)[0]
