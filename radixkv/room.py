@@ -28,11 +28,12 @@ def reserve(
             tokens, namespace, time=time, limit=limit, tail=tail, release_gil=False
         )
 
-    with index.acquire(tokens, namespace, limit=limit, release_gil=False):
-        chunks, missing_units = attempt()
-        if missing_units and evict(index, "memory", missing_units):
-            more, missing_units = attempt()
-            chunks = np.concatenate([chunks, more]) if len(chunks) else more
+    chunks, missing_units = attempt()
+    if missing_units:
+        with index.acquire(tokens, namespace, limit=limit, release_gil=False):
+            if evict(index, "memory", missing_units):
+                more, missing_units = attempt()
+                chunks = np.concatenate([chunks, more]) if len(chunks) else more
     return chunks, missing_units
 
 
