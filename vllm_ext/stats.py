@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from typing import Any
 
 from prometheus_client import Counter, Gauge
@@ -23,6 +24,7 @@ GAUGES = (
     "pins",
 )
 COUNTERS = tuple(spec.name for spec in dataclasses.fields(PlannerCounters))
+_read = operator.attrgetter(*COUNTERS)
 
 
 class RadixKVStats(KVConnectorStats):  # type: ignore[misc]
@@ -56,8 +58,10 @@ class StatsReader:
         counters = self._planner.counters
         if counters == self._shown:
             return None  # in most steps
-        before, self._shown = self._shown, dataclasses.replace(counters)
-        grown = {name: getattr(counters, name) - getattr(before, name) for name in COUNTERS}
+        before, now = _read(self._shown), _read(counters)
+        self._shown = PlannerCounters(*now)
+        both = zip(COUNTERS, before, now, strict=True)
+        grown = {name: after - count for name, count, after in both if after != count}
         return RadixKVStats(data=grown | self._planner.levels())
 
 
