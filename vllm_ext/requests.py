@@ -42,6 +42,12 @@ class GroupState:
         """Whether memory may soon have more than the first so many tokens."""
         return self.prefetch is not None and self.prefetch.may_reach_beyond(num_tokens)
 
+    def held_until(self, block_tokens: int) -> int:
+        """Tokens after which another block has left the window."""
+        if self.window is None:
+            return sys.maxsize
+        return self.first_held + block_tokens + self.window - 1
+
     def needed_from(self, num_tokens: int, block_tokens: int) -> int:
         """Where the first block begins that the token after so many attends to."""
         if self.window is None:
@@ -62,6 +68,7 @@ class RequestState:
         admission: Number of its admission, the recency of what it uses; 0 before it.
         local_tokens: What the device had when it was last matched.
         due: Tokens that must have been computed before it needs to be looked at again.
+        computed_tokens: Known ones, whose KV had been computed when it was last looked at.
         joins_at_once: Whether the batch waits for its load, not the request for a later batch.
     """
 
@@ -73,6 +80,7 @@ class RequestState:
     admission: int = 0
     local_tokens: int = 0
     due: int = 0
+    computed_tokens: int = 0
     joins_at_once: bool = False
 
     def take_in_tokens(self) -> None:
@@ -86,12 +94,13 @@ class RequestState:
         """Whether it ended well: what it computed is what the model says."""
         return self.request.status.name in _COMPLETE
 
+    def without_placeholders(self, num_computed: int) -> int:
+        """`num_computed` less the tokens that are being decoded, whose ids nobody knows yet."""
+        return num_computed - int(getattr(self.request, "num_output_placeholders", 0))
+
     def known_tokens(self, num_computed: int) -> int:
-        """Of the first `num_computed`, those whose ids are known: a token that is being decoded is
-        only a placeholder.
-        """
-        num_known = num_computed - int(getattr(self.request, "num_output_placeholders", 0))
-        return max(0, min(num_known, len(self.tokens)))
+        """Of the first `num_computed`, those whose ids are known."""
+        return max(0, min(self.without_placeholders(num_computed), len(self.tokens)))
 
 
 def tokens_of(request: Any) -> array[int] | None:

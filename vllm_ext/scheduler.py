@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -45,8 +46,13 @@ from vllm_ext.layout import block_slots, blocks_between
 from vllm_ext.metadata import Outcome, StepPlan, WorkerReport, join
 from vllm_ext.requests import GroupState, RequestState, may_read, may_write, tokens_of
 from vllm_ext.settings import EngineSettings
+from vllm_ext.watch import Watch
 
 logger = logging.getLogger(__name__)
+
+# Each store takes as long as what vLLM does in a step for two requests.
+_MOST_STORES = 16  # begin in one step
+_STEPS_A_STORE = 2  # for each store of decoded tokens, however many requests run
 
 
 class _GoneError(Exception):
@@ -85,9 +91,11 @@ class SchedulerSide:
             self.events = TierEvents(self.planner.index, self._namespaces)
         self._requests: dict[str, RequestState] = {}
         self._loading: dict[int, str] = {}  # command id of a load → request
-        self._has_windows = any(group.window is not None for group in settings.groups)
+        self._store_tokens = config.chunk_tokens  # of decoded ones, that are stored at once
+        self._last_store = 0  # command id of the last that the step may have
         self._outside: set[int] = set()  # loads whose requests wait outside the batch
         self._blocks = BlockBook(settings.block_tokens)
+        self._watch = Watch(self._blocks, self._requests)
         self._outcomes: dict[int, Outcome] = {}  # of commands that some rank has not ended yet
         self._failed_loads: list[int] = []
         self._meter = RateMeter(time.monotonic(), config.chunk_tokens)
@@ -237,12 +245,7 @@ class SchedulerSide:
             output: vLLM's `SchedulerOutput`.
         """
         self._apply(())
-        for state, num_computed in self._follow(output):
-            for group in state.groups:
-                if num_computed >= group.stored_tokens + self._chunk_tokens:
-                    self._store(state, group, num_computed, tail=False)
-            self._blocks.note_held(state, num_computed)
-            state.due = self._due(state, num_computed)
+        self._plan_stores(output)
         commands = self.planner.take_commands()
         plan = StepPlan(
             commands=commands,
@@ -254,42 +257,75 @@ class SchedulerSide:
         self._failed_loads = []
         return plan
 
-    def _follow(self, output: Any) -> Iterator[tuple[RequestState, int]]:
-        """Keep up with the blocks that requests have; gives those that are due, with the number of
-        tokens that the steps before this one computed.
-
-        A request that runs for the first time is not among them: what it found on the device may
-        be another request's that is computed in this very step.
-        """
+    def _plan_stores(self, output: Any) -> None:
+        """What the steps before this one computed."""
+        for req_id in output.preempted_req_ids or ():  # since the last plan
+            if req_id in self._requests:
+                self._store_before_it_goes(self._requests[req_id])
+        scheduled = output.num_scheduled_tokens
+        self._store_tokens = self._chunk_tokens * max(
+            1, -(-_STEPS_A_STORE * len(scheduled) // self._chunk_tokens)
+        )
+        self._last_store = self.planner.num_issued + _MOST_STORES
         num_prompt_tokens = 0
         for new in output.scheduled_new_reqs:
-            num_prompt_tokens += output.num_scheduled_tokens[new.req_id]
-            state = self._requests.get(new.req_id)
-            self._blocks.begin(state, new.block_ids, new.num_computed_tokens)
-            if state is not None:
-                self._admission_of(state)
-        cached = output.scheduled_cached_reqs
-        for req_id, blocks, num_computed in zip(
-            cached.req_ids, cached.new_block_ids, cached.num_computed_tokens, strict=True
-        ):
-            state = self._requests.get(req_id)
-            if blocks is None and (state is None or num_computed < state.due):
-                continue  # most requests in most steps
-            if state is not None and num_computed < state.request.num_prompt_tokens:
-                num_prompt_tokens += output.num_scheduled_tokens[req_id]
-            if req_id in cached.resumed_req_ids:
-                self._blocks.begin(state, blocks, num_computed)
-                continue
-            self._blocks.go_on(state, blocks)
-            if state is not None and num_computed >= state.due:
-                yield state, num_computed
+            num_prompt_tokens += scheduled[new.req_id]
+            if new.req_id in self._requests:
+                self._admission_of(self._requests[new.req_id])
+        for req_id, state, num_computed in self._watch.follow(output):
+            if num_computed < state.request.num_prompt_tokens:
+                num_prompt_tokens += scheduled[req_id]
+            self._look_at(state, num_computed)
+            if state.due < len(state.groups[0].blocks) * self._block_tokens:
+                self._watch.keep(req_id, state)
         self._meter.note_computed(num_prompt_tokens)
+
+    def _look_at(self, state: RequestState, num_computed: int) -> None:
+        """Store what is due of a request; where this step stores enough, the next one does."""
+        state.computed_tokens = state.without_placeholders(num_computed)
+        if num_computed < state.due:
+            return
+        for group in state.groups:
+            is_due = state.computed_tokens >= self._store_due(state, group)
+            if is_due and self._takes_store(group):
+                self._store(state, group, num_computed, tail=False)
+        self._blocks.note_held(state, num_computed)
+        state.due = self._due(state, num_computed)
+
+    def _takes_store(self, group: GroupState) -> bool:
+        """Whether this step may have another store. What leaves a window cannot wait."""
+        has_room = group.window is not None or self.planner.num_issued < self._last_store
+        return has_room and self.planner.takes_stores
+
+    def _store_before_it_goes(self, state: RequestState) -> None:
+        """A request was preempted: this plan is the last that can store what it had computed."""
+        for group in state.groups:
+            if state.computed_tokens >= group.stored_tokens + self._chunk_tokens:
+                self._store(state, group, state.computed_tokens, tail=False)
+        state.computed_tokens = 0
+
+    def _store_due(self, state: RequestState, group: GroupState) -> int:
+        """Tokens that must have been computed before a group's next store.
+
+        What is decoded is stored several chunks at a time where many requests run. A request that
+        ends or is preempted before is stored all the same.
+        """
+        next_chunk = group.stored_tokens + self._chunk_tokens
+        is_prompt = next_chunk <= state.request.num_prompt_tokens
+        if not state.writes or not (is_prompt or self._settings.config.store_decode):
+            return sys.maxsize
+        if is_prompt or group.window is not None:
+            return next_chunk
+        return group.stored_tokens + self._store_tokens
 
     def _due(self, state: RequestState, num_computed: int) -> int:
         """Tokens that must have been computed before a request needs to be looked at again."""
-        if num_computed < state.request.num_prompt_tokens or self._has_windows:
+        if num_computed < state.request.num_prompt_tokens:
             return 0
-        return min(group.stored_tokens for group in state.groups) + self._chunk_tokens
+        return min(
+            min(self._store_due(state, group), group.held_until(self._block_tokens))
+            for group in state.groups
+        )
 
     def _waiting(self, commands: Iterable[Any]) -> dict[int, str]:
         """Loads whose requests wait outside the batch until they hear of the end."""
@@ -300,8 +336,6 @@ class SchedulerSide:
         self, state: RequestState, group: GroupState, num_computed: int, *, tail: bool
     ) -> None:
         """Keep what is not kept yet of the tokens that are computed: full chunks, or all blocks."""
-        if not tail and not self.planner.takes_stores:
-            return  # the next step tries again
         state.take_in_tokens()
         num_tokens = state.known_tokens(num_computed)
         if not self._settings.config.store_decode:
@@ -364,6 +398,8 @@ class SchedulerSide:
         self._outside.discard(command.command_id)
         if completion.status is not CompletionStatus.OK:
             self._failed_loads.append(command.command_id)
+            for other in self._requests.values():
+                other.computed_tokens = 0  # vLLM may say that it is less than it was
             if state is not None:
                 state.reads = False  # vLLM asks again: it is to compute what could not be loaded
 
@@ -377,6 +413,7 @@ class SchedulerSide:
     def finished(self, request: Any, block_ids: Iterable[list[int]]) -> None:
         """The request has ended, its blocks are about to be freed. Keep what it computed."""
         state = self._requests.pop(request.request_id, None)
+        self._watch.end(request.request_id)
         if state is None:
             return
         self._end_prefetches(state)

@@ -209,6 +209,7 @@ class Host:
                 "counters": dataclasses.asdict(side.planner.counters),
                 "levels": side.planner.levels(),
                 "pending": len(side.planner.pending_ids),
+                "issued": side.planner.num_issued,
                 "requests": len(side._requests),
                 "writing": stats.memory.writing_chunks + stats.disk.writing_chunks,
                 "uses": stats.memory.uses + stats.disk.uses,
