@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from dataplane import FakeEngine, chunk, load, slots_from, store
@@ -38,6 +43,33 @@ def test_memory_that_cannot_be_had_is_a_tier_error():
 
     assert caught.value.tier == "memory"
     assert caught.value.op == "open"
+
+
+NO_ROOM_FOR_STACKS = """
+import resource
+from radixkv import Executor, KVLayout, TierError
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (32 << 20), resource.RLIM_INFINITY))
+try:
+    Executor(KVLayout(2, 2, 64, "uint8"), memory_bytes=1 << 20, pin=False)
+except TierError as error:
+    print(error)
+"""
+
+
+@pytest.mark.long  # a process of its own, whose address space a sanitizer would fill
+def test_a_thread_that_cannot_begin_is_a_tier_error():
+    stacks = (256 << 20, resource.getrlimit(resource.RLIMIT_STACK)[1])
+    done = subprocess.run(
+        [sys.executable, "-c", NO_ROOM_FOR_STACKS],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_STACK, stacks),
+    )
+
+    assert done.stdout.startswith("executor: open: starting a thread failed")
 
 
 def test_memory_below_a_unit_is_refused():

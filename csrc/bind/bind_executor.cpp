@@ -12,6 +12,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <vector>
 
 #include "bind/at_home.h"
@@ -113,7 +114,13 @@ AtHome<Executor> make_executor(const ExecutorOptions& options,
                                const ScanProgress& scan_progress) {
   // The callables that came from Python take the GIL by themselves when they are called.
   const py::gil_scoped_release unlock;
-  return AtHome<Executor>(new Executor(options, disk, pool_progress, scan_progress));
+  try {
+    return AtHome<Executor>(new Executor(options, disk, pool_progress, scan_progress));
+  } catch (const std::system_error& error) {  // tiers say by themselves what they lack
+    throw TierFailure(TierFailure::Kind::kOther, "executor", "open",
+                      "starting a thread failed (" + error.code().message() +
+                          "): raise the limit of threads or of memory");
+  }
 }
 
 Fields pool_facts(const Executor& executor) {
