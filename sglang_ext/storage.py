@@ -46,7 +46,7 @@ from sglang_ext.host_pool import HostPoolMemory, describe_host_pool
 from sglang_ext.identity import adapter_identities, engine_namespace, new_weights
 from sglang_ext.support import check_page_size, check_storage
 
-_WAIT_S = 60.0  # for one call of HiCache's; a page that takes longer is a miss
+_WAIT_S = 60.0  # for what disk and servers have; a page that takes longer is a miss
 _TICK_S = 0.05
 
 PageTokens = NDArray[np.uint32]
@@ -131,7 +131,7 @@ class RadixKVStorage(HiCacheStorage):  # type: ignore[misc]
         pages = self._pages(keys, host_indices)
         with self._changed:
             tickets = [self._kv.store(tokens, slots, self._tree) for tokens, slots in pages]
-            self._wait(lambda: all(ticket is None or ticket.done for ticket in tickets))
+            self._wait_for_copies(tickets)
             return [self._is_kept(tokens) for tokens, _ in pages]
 
     def batch_get_v1(
@@ -142,7 +142,7 @@ class RadixKVStorage(HiCacheStorage):  # type: ignore[misc]
         with self._changed:
             with self._in_memory([tokens for tokens, _ in pages]):
                 tickets = [self._load(tokens, slots) for tokens, slots in pages]
-            self._wait(lambda: all(ticket is None or ticket.done for ticket in tickets))
+            self._wait_for_copies(tickets)
             return [self._is_loaded(ticket) for ticket in tickets]
 
     def clear(self) -> None:
@@ -219,6 +219,12 @@ class RadixKVStorage(HiCacheStorage):  # type: ignore[misc]
         """With the lock held; it is free while this waits."""
         self._changed.notify_all()
         self._changed.wait_for(is_done, _WAIT_S)
+
+    def _wait_for_copies(self, tickets: Sequence[Ticket | None]) -> None:
+        """As `_wait`, but never given up: HiCache has others use its pages once it is answered."""
+        copies = [ticket for ticket in tickets if ticket is not None]
+        self._changed.notify_all()
+        self._changed.wait_for(lambda: not self._is_open or all(ticket.done for ticket in copies))
 
     def _tick_on(self) -> None:
         """The ticking thread: hears what ended, plans what follows."""

@@ -1,13 +1,18 @@
 """Runs inside an engine's environment: moves pages of HiCache's host pools out and in again.
 
 Prints a JSON object: for each kind of pool and layout, whether SGLang reads the same page at
-another place afterwards, or what was said where a layout is not served.
+another place afterwards, or what was said where a layout is not served; and what HiCache is told of
+copies that take long.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -61,13 +66,41 @@ def comes_back(pool: Any) -> bool | str:
     return bool(torch.equal(pool.get_data_page(3 * PAGE_SIZE), before))
 
 
+def late_copies() -> list[bool]:
+    """What HiCache hears of a page that is stored, and of one that is loaded, both slowly."""
+    from radixkv import Load, Namespace, Store
+    from sglang_ext import storage
+
+    storage._WAIT_S = 0.01
+    storage._namespace = lambda *_: Namespace("model", "layout")
+    ranks = {"tp_rank": 0, "tp_size": 1, "pp_rank": 0, "pp_size": 1, "is_mla_model": False}
+    pool = make_pool(MHATokenToKVPoolHost, "layer_first")
+    before = pool.get_data_page(PAGE_SIZE).clone()
+    with TemporaryDirectory() as folder:
+        settings = Path(folder, "radixkv.yaml")
+        settings.write_text(json.dumps({"memory": {"size": "8MiB"}}))
+        os.environ["RADIXKV_CONFIG"] = str(settings)
+        kept = storage.RadixKVStorage(SimpleNamespace(extra_config={"interface_v1": 1}, **ranks))
+        kept.register_mem_pool_host(pool)
+    executor = kept._kv.executor
+    here, there = (torch.arange(page * PAGE_SIZE, (page + 1) * PAGE_SIZE) for page in (1, 3))
+
+    executor.inject_fault(Store, fail=False, delay_s=0.2)
+    heard = kept.batch_set_v1(["a page"], here)
+    executor.inject_fault(Load, fail=False, delay_s=0.2)
+    heard += kept.batch_get_v1(["a page"], there)
+    is_there = bool(torch.equal(pool.get_data_page(3 * PAGE_SIZE), before))
+    kept.close()
+    return [*heard, is_there]
+
+
 def main() -> None:
     kinds = (MHATokenToKVPoolHost, MLATokenToKVPoolHost)
-    said = {
+    said: dict[str, Any] = {
         f"{kind.__name__} {layout}": comes_back(make_pool(kind, layout))
         for kind, layout in itertools.product(kinds, LAYOUTS)
     }
-    print(json.dumps(said))
+    print(json.dumps(said | {"late copies": late_copies()}))
 
 
 if __name__ == "__main__":

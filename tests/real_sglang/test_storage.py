@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import random
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prompts import Ids, random_ids
@@ -74,18 +76,30 @@ def assert_all_from_storage(answers: list[Generation]) -> None:
         assert answer.storage_tokens >= answer.prompt_tokens - 2 * PAGE_SIZE
 
 
-@pytest.mark.parametrize("version", SOAK)
-def test_pages_are_the_same_in_every_layout(version: str) -> None:
+@functools.cache
+def said_of_pools(version: str) -> dict[str, Any]:
+    """What `host_pools_run.py` printed."""
     script = Path(__file__).with_name("host_pools_run.py")
     command = [engine_python(f"sglang-{version}"), "-P", script]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout.splitlines()[-1])
+    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return said
+
+
+@pytest.mark.parametrize("version", SOAK)
+def test_pages_are_the_same_in_every_layout(version: str) -> None:
+    said = said_of_pools(version)
 
     for pool in ("MHATokenToKVPoolHost", "MLATokenToKVPoolHost"):
         for layout in ("layer_first", "page_first", "page_first_direct"):
             assert said[f"{pool} {layout}"] is True
         assert "--hicache-mem-layout page_head is not served" in said[f"{pool} page_head"]
+
+
+@pytest.mark.parametrize("version", SOAK)
+def test_no_page_is_answered_for_while_it_is_still_copied(version: str) -> None:
+    assert said_of_pools(version)["late copies"] == [True, True, True]
 
 
 @pytest.mark.soak
