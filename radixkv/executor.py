@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import os
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -40,6 +39,7 @@ from radixkv.commands import (
     Store,
 )
 from radixkv.config import CacheConfig
+from radixkv.forks import finalize_at_home
 from radixkv.gpu import DEFAULT_GPU_OPTIONS, GpuCopies, GpuOptions
 from radixkv.layout import EngineMemory, KVLayout
 from radixkv.numa import local_node
@@ -178,7 +178,7 @@ class Executor:
         native_disk = None if disk is None else self._native_disk_options(disk)
         self._native = _native.Executor(options, native_disk, self._log_progress, log_scan)
         # Threads must not outlive the interpreter, even if nobody closes.
-        self._end = weakref.finalize(self, _end, self._native, os.getpid())
+        self._end = finalize_at_home(self, self._native.close, 0.0)
         pool_facts = self._native.pool_facts()
         pool_bytes = self.memory_units * self.unit_bytes
         self._remotes.open(
@@ -481,11 +481,6 @@ class Executor:
             len(self.restored),
             {reason: count for reason, count in self.restored.dropped.items() if count} or "none",
         )
-
-
-def _end(native: _native.Executor, home: int) -> None:
-    if os.getpid() == home:  # a fork has none of its threads
-        native.close(0.0)
 
 
 def _check_slots(slots: EngineSlots) -> NDArray[np.int64]:

@@ -12,10 +12,10 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import weakref
 from pathlib import Path
 
 from radixkv.errors import IndexFormatError
+from radixkv.forks import finalize_at_home
 from radixkv.group import RankGroup
 from radixkv.index import IndexJournal, RadixIndex, SavedIndex
 
@@ -90,9 +90,7 @@ class IndexKeeper:
             target=_keep, args=(self._journal, self._has_ended), name="radixkv-index", daemon=True
         )
         self._thread.start()
-        self._end = weakref.finalize(
-            self, _end, self._has_ended, self._thread, self._journal, os.getpid()
-        )
+        self._end = finalize_at_home(self, _end, self._has_ended, self._thread, self._journal)
 
     def flush(self) -> None:
         """Write down now what has changed."""
@@ -122,11 +120,7 @@ def _write(journal: IndexJournal) -> bool:
     return not journal.is_closed
 
 
-def _end(
-    has_ended: threading.Event, thread: threading.Thread, journal: IndexJournal, home: int
-) -> None:
-    if os.getpid() != home:  # a fork shares the file with the process that writes it
-        return
+def _end(has_ended: threading.Event, thread: threading.Thread, journal: IndexJournal) -> None:
     has_ended.set()
     thread.join()
     try:

@@ -21,7 +21,7 @@ MAX_LINES = 500
 # A module may import from floors below its own, and those of the ground floor from each other.
 FLOORS = (
     {
-        *("errors", "units", "settings", "config"),
+        *("errors", "units", "settings", "config", "forks"),
         *("namespace", "layout", "commands", "ticks", "group", "metrics", "numa", "host_memory"),
         *("remote_url", "counters", "pause", "ledger", "status", "subtree", "write_policy"),
     },
