@@ -119,10 +119,14 @@ def block_slots(blocks: list[int], block_tokens: int, first: int, last: int) -> 
     Returns:
         Shape (last − first,), int64.
     """
-    ids = np.array(blocks_between(blocks, block_tokens, first, last), np.int64)
-    slots = (ids[:, None] * block_tokens + np.arange(block_tokens)).reshape(-1)
+    return slots_in(blocks_between(blocks, block_tokens, first, last), block_tokens, first, last)
+
+
+def slots_in(blocks: list[int], block_tokens: int, first: int, last: int) -> NDArray[np.int64]:
+    """As `block_slots`, of the blocks that hold the positions alone."""
+    slots = np.add.outer(np.array(blocks, np.int64) * block_tokens, np.arange(block_tokens))
     before = first // block_tokens * block_tokens
-    return slots[first - before : last - before]
+    return slots.reshape(-1)[first - before : last - before]
 
 
 def find_memory(

@@ -85,9 +85,7 @@ class RequestState:
 
     def take_in_tokens(self) -> None:
         """Convert what was decoded since the last call."""
-        known = self.request.all_token_ids
-        if len(known) > len(self.tokens):
-            self.tokens.extend(known[len(self.tokens) :])
+        self.tokens.extend(self.request.all_token_ids[len(self.tokens) :])
 
     @property
     def is_complete(self) -> bool:

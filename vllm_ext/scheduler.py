@@ -15,7 +15,6 @@ begins when it has ended. No block is held back from vLLM.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import sys
 import time
@@ -42,7 +41,7 @@ from radixkv import (
 from vllm_ext.blocks import BlockBook
 from vllm_ext.identity import Namespaces, engine_namespaces
 from vllm_ext.kv_events import TierEvents
-from vllm_ext.layout import block_slots, blocks_between
+from vllm_ext.layout import block_slots, blocks_between, slots_in
 from vllm_ext.metadata import Outcome, StepPlan, WorkerReport, join
 from vllm_ext.requests import GroupState, RequestState, may_read, may_write, tokens_of
 from vllm_ext.settings import EngineSettings
@@ -351,9 +350,9 @@ class SchedulerSide:
             if first < group.first_held:
                 raise _GoneError
             read.extend(blocks_between(group.blocks, self._block_tokens, first, last))
-            return block_slots(group.blocks, self._block_tokens, first, last)
+            return slots_in(read, self._block_tokens, first, last)
 
-        with contextlib.suppress(_GoneError):
+        try:
             store = self.planner.store(
                 state.tokens,
                 slots,
@@ -362,8 +361,10 @@ class SchedulerSide:
                 limit=num_tokens,
                 tail=tail,
             )
-            if store is not None:
-                self._blocks.read(store, read)
+        except _GoneError:
+            store = None
+        if store is not None:
+            self._blocks.read(store, read)
         group.stored_tokens = num_tokens
 
     # --- a step has run
