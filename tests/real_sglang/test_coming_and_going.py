@@ -8,6 +8,7 @@ would hide small errors.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import random
 import threading
@@ -17,28 +18,33 @@ from pathlib import Path
 
 import pytest
 from prompts import MAX_NEW_TOKENS, Prompt, Workload
-from sglang_harness import Generation, SGLangServer
+from sglang_harness import Generation, ServerError, SGLangServer
 from workload_run import check_claims, check_kv, check_nothing_is_held, starved_server
 
 NUM_USERS = 10
 NUM_HOT = 14  # prompts that all users ask for at a time
 SWITCH_S = 4.0  # so often there are other ones
 
-# Version, attention, page size, overlap schedule, seconds, whether radixkv's transfers are delayed
-# and failed at random.
+# Version, attention, page size, overlap schedule, seconds, and what disturbs, if it is not
+# "calm": "faults" delay and fail radixkv's transfers at random, an "operator" pauses, flushes and
+# aborts everything.
 LEGS = [
-    ("0.5.18", "mha", 1, True, 12.0, False),
+    ("0.5.18", "mha", 1, True, 12.0, "calm"),
     *(
-        pytest.param(version, attention, page_size, overlap, 60.0, faults, marks=pytest.mark.soak)
+        pytest.param(version, attention, page_size, overlap, 60.0, trouble, marks=pytest.mark.soak)
         for version in ("0.5.18", "0.5.23")
         for attention in ("mha", "mla")
         for page_size in (1, 16)
         for overlap in (False, True)
-        for faults in (False, True)
+        for trouble in ("calm", "faults")
+    ),
+    *(
+        pytest.param(version, "mha", 16, True, 60.0, "operator", marks=pytest.mark.soak)
+        for version in ("0.5.15", "0.5.18", "0.5.20", "0.5.21", "0.5.22", "0.5.23")
     ),
 ]
 pytestmark = pytest.mark.parametrize(
-    ("version", "attention", "page_size", "overlap", "duration_s", "faults"), LEGS, scope="module"
+    ("version", "attention", "page_size", "overlap", "duration_s", "trouble"), LEGS, scope="module"
 )
 
 
@@ -84,6 +90,48 @@ class Users:
             self.answered.append((prompt, answer))
 
 
+class Operator:
+    """Meddles with a server, on a thread of its own, until the users are done."""
+
+    def __init__(self, server: SGLangServer) -> None:
+        self.num_times = 0
+        self.error: Exception | None = None
+        self._server = server
+        self._done = threading.Event()
+        self._rng = random.Random(3)
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Operator:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while not self._done.wait(self._rng.uniform(0.1, 1.2)):
+                self._rng.choice([self._abort, self._flush, self._pause])()
+                self.num_times += 1
+        except Exception as error:
+            self.error = error
+
+    def _abort(self) -> None:
+        self._server.call("POST", "/abort_request", {"abort_all": True})
+
+    def _flush(self) -> None:
+        with contextlib.suppress(ServerError):  # refused while anything runs
+            self._server.flush_cache()
+
+    def _pause(self) -> None:
+        mode = self._rng.choice(["in_place", "retract"])
+        self._server.call("POST", "/pause_generation", {"mode": mode})
+        if mode == "retract":
+            self._flush()  # with requests that wait, from 0.5.21 on
+        self._server.call("POST", "/continue_generation", {})
+
+
 @pytest.fixture(scope="module")
 def users(
     version: str,
@@ -91,7 +139,7 @@ def users(
     page_size: int,
     overlap: bool,
     duration_s: float,
-    faults: bool,
+    trouble: str,
     models: dict[str, Path],
     workload_for: Callable[[str], Workload],
     tmp_path_factory: pytest.TempPathFactory,
@@ -107,13 +155,20 @@ def users(
         page_size,
         overlap,
         memory_share=3,
-        prefetch_deadline="20ms" if faults else "2s",
+        prefetch_deadline="20ms" if trouble == "faults" else "2s",
     )
-    environment = {**config.environment} | ({"RADIXKV_TEST_FAULTS": "0:7"} if faults else {})
+    faults = {"RADIXKV_TEST_FAULTS": "0:7"} if trouble == "faults" else {}
+    environment = {**config.environment, **faults}
     config = dataclasses.replace(config, engine=f"sglang-{version}", environment=environment)
-    with SGLangServer(config) as server:
+    with SGLangServer(config) as server, contextlib.ExitStack() as stack:
         asked = Users(server, workload, duration_s)
+        operator = stack.enter_context(Operator(server)) if trouble == "operator" else None
         asked.ask_all()
+        stack.close()
+        if operator is not None:
+            assert operator.error is None
+            assert operator.num_times > 10
+            server.generate([workload.prompts[0].ids])  # memory may be empty now
         (state,) = server.wait_until_idle()
     return asked, state
 
