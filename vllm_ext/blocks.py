@@ -61,6 +61,11 @@ class BlockBook:
         """A store has ended."""
         del self._reading[command.command_id]
 
+    @property
+    def stores(self) -> Iterable[int]:
+        """Command ids of those under way."""
+        return self._reading
+
     def take_awaited(self) -> list[int]:
         """The step is scheduled: the stores that read what it overwrites."""
         written, self._written = self._written, set()

@@ -106,7 +106,10 @@ class RadixKVConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
 
     def update_connector_output(self, connector_output: Any) -> None:
         if self.scheduler is not None:
-            self.scheduler.hear(connector_output.kv_connector_worker_meta)
+            self.scheduler.hear(
+                connector_output.kv_connector_worker_meta,
+                has_lost_blocks=bool(connector_output.invalid_block_ids),
+            )
 
     def has_pending_push_work(self) -> bool:
         return self.scheduler is not None and self.scheduler.is_busy

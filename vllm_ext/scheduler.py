@@ -97,6 +97,7 @@ class SchedulerSide:
         self._watch = Watch(self._blocks, self._requests)
         self._outcomes: dict[int, Outcome] = {}  # of commands that some rank has not ended yet
         self._failed_loads: list[int] = []
+        self._distrusted: set[int] = set()  # stores under way of what a failed load may have spoilt
         self._meter = RateMeter(time.monotonic(), config.chunk_tokens)
         logging.getLogger("radixkv").setLevel(config.log_level.upper())
         self._restore()
@@ -369,10 +370,20 @@ class SchedulerSide:
 
     # --- a step has run
 
-    def hear(self, report: Any) -> None:
-        """Take in what the workers report; None is nothing."""
-        if not isinstance(report, WorkerReport):
-            return
+    def hear(self, report: Any, *, has_lost_blocks: bool = False) -> None:
+        """Take in what the workers report; None is nothing.
+
+        Args:
+            report: A `WorkerReport`.
+            has_lost_blocks: A load failed in the step, ours or that of another connector, of which
+                our workers do not hear. What the plans made meanwhile store may be computed on it.
+        """
+        if isinstance(report, WorkerReport):
+            self._take_in(report)
+        if has_lost_blocks:
+            self._distrusted.update(self._blocks.stores)
+
+    def _take_in(self, report: WorkerReport) -> None:
         self._meter.fetch_bytes_per_s = report.fetch_bytes_per_s
         self._meter.get_bytes_per_s = report.get_bytes_per_s
         self._outcomes = join(self._outcomes, report.outcomes)
@@ -387,12 +398,19 @@ class SchedulerSide:
 
     def _apply(self, completions: Iterable[Completion]) -> None:
         elapsed_us, rates = self._meter.read(time.monotonic())
-        in_order = tuple(sorted(completions, key=lambda completion: completion.command_id))
+        believed = (self._believed(completion) for completion in completions)
+        in_order = tuple(sorted(believed, key=lambda completion: completion.command_id))
         for command, completion in self.planner.apply(TickRecord(elapsed_us, in_order, rates)):
             if isinstance(command, Store):
                 self._blocks.end(command)
             elif isinstance(command, Load):
                 self._end_load(command, completion)
+
+    def _believed(self, completion: Completion) -> Completion:
+        if completion.command_id not in self._distrusted:
+            return completion
+        self._distrusted.remove(completion.command_id)
+        return Completion(completion.command_id, 0, CompletionStatus.FAILED)
 
     def _end_load(self, command: Load, completion: Completion) -> None:
         state = self._requests.get(self._loading.pop(command.command_id))
