@@ -30,6 +30,7 @@ from sglang_ext.ranks import rank_group
 from sglang_ext.requests import (
     RequestState,
     RequestTrees,
+    era_of_kv,
     is_served,
     rid_of,
     set_state,
@@ -145,7 +146,7 @@ class OutsideDevice(HiCacheSurface):
         tree = self._trees.of(key, self._adapters.get(req.lora_id))
         state = state_of(req)
         if state is None or state.tree != tree:
-            state = RequestState(key, tree, self._weights_era)
+            state = RequestState(key, tree, era_of_kv(req, self._weights_era))
             set_state(req, state)
         state.key = key
         return state

@@ -105,6 +105,18 @@ def rid_of(request: Any) -> str:
     return rid
 
 
+def era_of_kv(req: Any, era: int) -> int:
+    """Under which weights the KV of a request begins.
+
+    Args:
+        req: A request that is matched.
+        era: Of today's weights. A request that has slots goes on from what it computed before.
+    """
+    state = state_of(req)
+    has_slots = getattr(slots_of(req), "req_pool_idx", None) is not None
+    return state.weights_era if state is not None and has_slots else era
+
+
 def slots_of(req: Any) -> Any:
     """What says which slots a request has: the request itself, or its `kv` (from 0.5.20)."""
     return req if hasattr(req, "req_pool_idx") else req.kv

@@ -5,8 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from radixkv import Namespace, RadixIndex
-from sglang_ext.requests import RequestTrees
+from sglang_ext.requests import RequestState, RequestTrees, era_of_kv, set_state
 
 BASE = Namespace("model", "layout")
 
@@ -56,3 +58,18 @@ def test_salts_without_end_are_not_all_remembered_and_keep_their_trees() -> None
 
     assert again[::-1] == found
     assert len(salts) < num_asked < 2 * len(salts)
+
+
+@pytest.mark.parametrize("place", ["request", "kv"])
+def test_a_request_that_goes_on_keeps_the_weights_it_began_with(place: str) -> None:
+    slots = SimpleNamespace(req_pool_idx=3)
+    req = slots if place == "request" else SimpleNamespace(kv=slots)
+    set_state(req, RequestState(key(), tree=1, weights_era=4))
+
+    assert era_of_kv(req, 5) == 4
+    slots.req_pool_idx = None  # taken back: it is computed anew
+    assert era_of_kv(req, 5) == 5
+
+
+def test_a_request_that_was_never_matched_begins_with_todays_weights() -> None:
+    assert era_of_kv(SimpleNamespace(kv=None), 5) == 5
