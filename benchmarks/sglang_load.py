@@ -39,14 +39,12 @@ from load_shape import (
     DEVICE_TOKENS,
     DOCUMENT_TOKENS,
     FRESH_PROMPTS,
-    FRESH_ROUNDS,
     FRESH_TOKENS,
     NUM_DOCUMENTS,
     NUM_TURNS,
     NUM_USERS,
-    PLAIN_REUSE_ROUNDS,
-    REUSE_ROUNDS,
     TURN_TOKENS,
+    rounds_of,
 )
 from sglang_engine import CACHES, Setup, run_alone
 
@@ -163,9 +161,7 @@ def main() -> None:
     options = parser.parse_args()
     only = options.only
     if only:
-        reuse_rounds = PLAIN_REUSE_ROUNDS if only == "plain" else REUSE_ROUNDS
-        num_rounds = {"no-reuse": FRESH_ROUNDS, "reuse": reuse_rounds}
-        num_rounds |= dict.fromkeys(set(LOADS) - set(options.loads), 0)
+        num_rounds = rounds_of(options.loads, is_plain=only == "plain")
         setup = Setup(DEVICE_TOKENS, has_disk=False, has_graphs=True)
         run_alone(only, setup, lambda engine: Bench(engine, num_rounds).run())
         return

@@ -44,21 +44,18 @@ from load_shape import (
     DEVICE_TOKENS,
     DOCUMENT_TOKENS,
     FRESH_PROMPTS,
-    FRESH_ROUNDS,
     FRESH_TOKENS,
     NUM_DOCUMENTS,
     NUM_TURNS,
     NUM_USERS,
-    PLAIN_REUSE_ROUNDS,
-    REUSE_ROUNDS,
     TURN_TOKENS,
+    rounds_of,
 )
 from vllm_engine import Engine, Setup, run_alone
 
 NUM_DECODING = 128
 DECODING_TOKENS = 128  # of each prompt, and as many of its answer
 NUM_STEPS = 60  # of a round
-STEP_ROUNDS = 7
 COMPARED = ("radixkv", "native", "none")
 LOADS = ("no-reuse", "steps", "reuse")
 
@@ -237,9 +234,7 @@ def main() -> None:
     options = parser.parse_args()
     only = options.only
     if only:
-        reuse_rounds = PLAIN_REUSE_ROUNDS if only == "none" else REUSE_ROUNDS
-        num_rounds = {"no-reuse": FRESH_ROUNDS, "steps": STEP_ROUNDS, "reuse": reuse_rounds}
-        num_rounds |= dict.fromkeys(set(LOADS) - set(options.loads), 0)
+        num_rounds = rounds_of(options.loads, is_plain=only == "none")
         setup = Setup(DEVICE_TOKENS, has_disk=False, has_graphs=not options.eager)
         run_alone(only, setup, lambda engine: Bench(engine, num_rounds).run())
         return

@@ -78,14 +78,15 @@ class WorkerSide:
         if plan is self._plan:
             return
         self._plan = plan
-        self.executor.follow_stream(self._stream())
+        stream = self._stream()
+        self.executor.follow_stream(stream)
         self._unheard_failures -= set(plan.failed_loads_heard)
         self._waiting |= plan.waiting
         loads = [command for command in plan.commands if isinstance(command, Load)]
         for command in plan.commands:
             if not isinstance(command, Load):
                 self._submit(command)
-        self._await_stores(plan.awaited)
+        self._await_stores(plan.awaited, stream)
         for load in loads:
             self._submit(load)
         self.executor.begin_loads()
@@ -156,19 +157,13 @@ class WorkerSide:
             logger.exception("command %d could not be begun", command.command_id)
             self._end(Completion(command.command_id, 0, CompletionStatus.FAILED))
 
-    def _await_stores(self, command_ids: list[int]) -> None:
+    def _await_stores(self, command_ids: list[int], stream: int) -> None:
         """Let them end before the step computes. On a GPU its stream waits: if this thread did, it
         would wait for the step before as well, and the GPU then for it.
         """
-        stream = self._stream()
-        under_way = [command_id for command_id in command_ids if command_id in self._copies]
-        self._await(
-            [
-                command_id
-                for command_id in under_way
-                if not self.executor.hold_for_store(command_id, stream)
-            ]
-        )
+        for command_id in command_ids:
+            if command_id in self._copies and not self.executor.hold_for_store(command_id, stream):
+                self._await([command_id])
 
     def _await(self, command_ids: list[int]) -> None:
         """Block until these copies have ended, however they end."""
