@@ -139,10 +139,32 @@ def draw_slices(layout: Layout, seed: int, num_slices: int = 6, longest: int = 3
         slices.count.append(num_tokens if whole else int(draw.integers(1, num_tokens - first + 1)))
         chunk_bytes = num_tokens * len(layout.offsets) * layout.row_bytes
         slices.num_bytes += -(-(chunk_bytes + GUARD_BYTES) // 256) * 256  # extents are aligned
+    slices.slots = _draw_slots(draw, sum(slices.count))
+    return slices
+
+
+def even_slices(layout: Layout, seed: int, first: int, count: int) -> Slices:
+    """The same tokens of ten chunks of one size: seven equally far apart, three elsewhere."""
+    chunk_tokens = 8
+    chunk_bytes = chunk_tokens * len(layout.offsets) * layout.row_bytes
+    distance = chunk_bytes + GUARD_BYTES
+    places = [0, 1, 2, 3, 4, 5, 6, 12, 9, 8]
+    draw = np.random.default_rng(seed)
+    return Slices(
+        [GUARD_BYTES + place * distance for place in places],
+        [chunk_tokens] * len(places),
+        [first] * len(places),
+        [count] * len(places),
+        _draw_slots(draw, count * len(places)),
+        GUARD_BYTES + (max(places) + 1) * distance,
+    )
+
+
+def _draw_slots(draw: np.random.Generator, count: int) -> NDArray[np.int64]:
+    """Slots in runs of one length at random places."""
     run = int(draw.choice([1, 3, 16]))
     runs = draw.permutation(NUM_SLOTS // run)
-    slices.slots = (runs[:, None] * run + np.arange(run)).reshape(-1)[: sum(slices.count)]
-    return slices
+    return (runs[:, None] * run + np.arange(run)).reshape(-1)[:count]
 
 
 def random_bytes(num_bytes: int, seed: int) -> NDArray[np.uint8]:

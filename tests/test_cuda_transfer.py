@@ -14,6 +14,7 @@ from cuda_case import (
     Layout,
     Slices,
     draw_slices,
+    even_slices,
     every_layout,
     random_bytes,
     separate,
@@ -80,6 +81,25 @@ def test_a_transfer_does_what_its_twin_does(layout, path, direction, seed):
     pair.copy_twin(direction)
 
     pair.assert_equal()
+
+
+@every_layout
+@both_ways
+@pytest.mark.parametrize(("first", "count"), [(0, 8), (2, 5)], ids=["whole", "within"])
+@pytest.mark.parametrize("slices_in_a_slab", [64, 8, 1])
+def test_chunks_that_lie_evenly_are_copied_together(
+    layout, direction, first, count, slices_in_a_slab
+):
+    slices = even_slices(layout, 4, first, count)
+    slice_bytes = count * layout.num_kv * layout.row_bytes  # of a layer
+    pair = Pair(layout, slices, path=_cuda.Path.STAGED, slab_bytes=slices_in_a_slab * slice_bytes)
+
+    ticket = pair.submit(direction)
+    pair.transfer.wait(ticket)
+    pair.copy_twin(direction)
+
+    pair.assert_equal()
+    assert pair.transfer.path(ticket) == _cuda.Path.STAGED
 
 
 @every_path

@@ -7,11 +7,6 @@
 namespace radixkv::cuda {
 namespace {
 
-// Where the driver's queues are full it blocks, and holds up whoever launches the model's kernels:
-// with 128 parts a launch waited 25 ms. So a large transfer is never queued whole; 16 parts of 8
-// MiB last 2.4 ms.
-constexpr std::size_t kMaxQueuedParts = 16;
-
 constexpr auto kSpinning = std::chrono::microseconds(300);  // about what a chunk takes
 constexpr auto kNap = std::chrono::microseconds(20);
 
@@ -29,14 +24,13 @@ Lane::Lane(const DeviceEngine& engine, Direction direction, const LaneOptions& o
       slab_memory_(make_device_array<std::byte>(
           static_cast<std::size_t>(options.slab_bytes * options.num_slabs))),
       slabs_(static_cast<std::size_t>(options.num_slabs)),
+      queued_parts_(kMaxQueuedParts),
       flights_(static_cast<std::size_t>(options.max_in_flight)) {
   std::byte* data = slab_memory_.get();
   for (Slab& slab : slabs_) {
     slab.data = data;
     data += options.slab_bytes;
   }
-  for (std::size_t i = 0; i < kMaxQueuedParts; ++i)
-    parts_done_.emplace_back(Event::Waiting::kSleep);
   thread_ = std::thread(&Lane::work, this);
 }
 

@@ -43,9 +43,9 @@ enum class Path {
 };
 
 struct LaneOptions {
-  int max_blocks = 4;  // multiprocessors that the kernel may take
-  std::int64_t slab_bytes = std::int64_t{8} << 20;
-  int num_slabs = 4;
+  int max_blocks = 4;                                // multiprocessors that the kernel may take
+  std::int64_t slab_bytes = std::int64_t{32} << 20;  // larger ones take fewer calls of the driver
+  int num_slabs = 3;
   int max_in_flight = 32;
   std::int64_t max_tokens = 262144;  // in flight together, and at most in one transfer
 };
@@ -74,6 +74,12 @@ class Lane {
   std::optional<Path> path(std::int64_t number);
 
  private:
+  // Where the driver's queues are full it blocks, and holds up whoever launches the model's
+  // kernels: with 4,096 copies queued a launch waited 25 ms. So a large transfer is never queued
+  // whole.
+  static constexpr std::size_t kMaxQueuedParts = 64;  // of 32 MiB: 39 ms of the bus
+  static constexpr std::size_t kMaxQueuedCopies = 512;
+
   // What is known of transfer `number` until its place is used again.
   struct Flight {
     std::int64_t number = -1;
@@ -88,6 +94,11 @@ class Lane {
   struct Slab {
     std::byte* data = nullptr;
     Event filled, drained;
+  };
+  // A part that the driver knows of.
+  struct QueuedPart {
+    Event done{Event::Waiting::kSleep};
+    std::size_t num_copies = 0;
   };
   struct Transfer {
     const CopyParams& params;
@@ -111,6 +122,7 @@ class Lane {
   void run_kernel(const Transfer& transfer);
   void run_staged(const Transfer& transfer);
   void move_part(const Transfer& transfer, const Part& part, const RowGroup& rows);
+  QueuedPart& next_part();
   KernelParams kernel_params(const Transfer& transfer, const RowGroup& rows) const;
 
   const DeviceEngine& engine_;
@@ -129,8 +141,10 @@ class Lane {
   TokenRing ring_;  // its room is handed out under mutex_
   DeviceArray<std::byte> slab_memory_;
   std::vector<Slab> slabs_;
-  std::vector<Event> parts_done_;  // of the last ones queued
+  std::vector<QueuedPart> queued_parts_;  // a ring of what may not be done: oldest … next - 1
+  std::size_t oldest_part_ = 0;
   std::size_t next_part_ = 0;
+  std::size_t num_queued_copies_ = 0;  // of those
   std::vector<Part> parts_;
   CopyBatch batch_;
 

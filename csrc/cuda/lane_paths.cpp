@@ -134,12 +134,12 @@ void Lane::move_part(const Transfer& transfer, const Part& part, const RowGroup&
   const cudaStream_t filling = is_load ? copy_stream_.get() : kernel_stream_.get();
   const cudaStream_t draining = is_load ? kernel_stream_.get() : copy_stream_.get();
   Slab& slab = slabs_[next_part_ % slabs_.size()];
-  Event& part_done = parts_done_[next_part_ % parts_done_.size()];
-  ++next_part_;
+  QueuedPart& queued = next_part();
 
   const auto copy = [&] {
     add_slab_runs(transfer.params, part, rows, slab.data, direction_, &batch_);
-    batch_.submit(copy_stream_.get());
+    queued.num_copies = batch_.submit(copy_stream_.get());
+    num_queued_copies_ += queued.num_copies;
   };
   const auto sort = [&] {
     KernelParams kernel = kernel_params(transfer, rows);
@@ -151,7 +151,6 @@ void Lane::move_part(const Transfer& transfer, const Part& part, const RowGroup&
                 kernel_stream_.get());
   };
 
-  part_done.wait();  // the one that was queued so many parts ago
   slab.drained.hold(filling);
   if (is_load) {
     copy();
@@ -166,7 +165,20 @@ void Lane::move_part(const Transfer& transfer, const Part& part, const RowGroup&
     copy();
   }
   slab.drained.record(draining);
-  part_done.record(draining);
+  queued.done.record(draining);
+}
+
+// Waits until the driver has room for a part more.
+Lane::QueuedPart& Lane::next_part() {
+  while (next_part_ - oldest_part_ == queued_parts_.size() ||
+         num_queued_copies_ >= kMaxQueuedCopies) {
+    const QueuedPart& oldest = queued_parts_[oldest_part_++ % queued_parts_.size()];
+    oldest.done.wait();
+    num_queued_copies_ -= oldest.num_copies;
+  }
+  QueuedPart& next = queued_parts_[next_part_++ % queued_parts_.size()];
+  next.num_copies = 0;  // until they are queued
+  return next;
 }
 
 }  // namespace radixkv::cuda

@@ -156,7 +156,7 @@ void bind_transfer(py::module_& module) {
              return std::make_unique<CudaTransfer>(layout, options);
            }),
            "layout"_a, py::kw_only(), "device"_a = 0, "path"_a = py::none(), "max_blocks"_a = 4,
-           "slab_bytes"_a = 8 << 20, "num_slabs"_a = 4, "max_in_flight"_a = 32,
+           "slab_bytes"_a = 32 << 20, "num_slabs"_a = 3, "max_in_flight"_a = 32,
            "max_tokens"_a = 262144, py::call_guard<py::gil_scoped_release>())
       .def("load", &submit<Direction::kLoad>, "chunks"_a.noconvert(),
            "chunk_num_tokens"_a.noconvert(), "first"_a.noconvert(), "count"_a.noconvert(),
