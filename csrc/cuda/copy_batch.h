@@ -1,9 +1,8 @@
 // CopyBatch collects copies and hands them to the copy engine in as few calls as it can:
 //
-//   chunks that lie evenly     [a]  [b]  [c]  [d] → [a][b][c][d]    one pitched copy for all of
-//   them all others                 one batch (cuMemcpyBatchAsync, CUDA 12.8), some 0.5 µs of the
-//   CPU a
-//                              copy, or one by one where the driver is older, some 2 µs
+//   equally far apart   [a]   [b]   [c]   [d] → [a][b][c][d]   one pitched copy for all of them
+//   all others          one batch (cuMemcpyBatchAsync, CUDA 12.8), 0.5 µs of the CPU a copy,
+//                       or one by one where the driver is older, 2 µs each
 //
 // Calls count twice: the driver takes one at a time, the model's launches among them, and has room
 // for so many copies that wait.

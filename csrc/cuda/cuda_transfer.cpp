@@ -14,7 +14,9 @@ namespace {
 CudaTransfer::CudaTransfer(EngineLayout layout, const CudaOptions& options)
     : options_(options), engine_(std::move(layout), options.device) {
   const LaneOptions& lane = options.lane;
-  if (lane.max_blocks < 1) refuse("max_blocks: expected at least 1");
+  if (lane.max_blocks < 1 || lane.sort_blocks < 1) {
+    refuse("max_blocks, sort_blocks: expected at least 1");
+  }
   if (lane.slab_bytes < 1 || lane.num_slabs < 1) {
     refuse("slab_bytes, num_slabs: expected at least 1");
   }

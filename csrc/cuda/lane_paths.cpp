@@ -147,7 +147,7 @@ void Lane::move_part(const Transfer& transfer, const Part& part, const RowGroup&
     kernel.num_tokens = part.num_tokens;
     kernel.stored = reinterpret_cast<std::uintptr_t>(slab.data);
     kernel.row_origin = rows.begin;
-    launch_copy(kernel, direction_, engine_.vector_bytes(), options_.max_blocks,
+    launch_copy(kernel, direction_, engine_.vector_bytes(), options_.sort_blocks,
                 kernel_stream_.get());
   };
 
