@@ -383,8 +383,7 @@ class KVCache:
         self._submit()
 
     def tick(self) -> list[tuple[Command, Completion]]:
-        """Hear what ended, on all ranks; plan and submit what follows. Every rank calls it once a
-        step.
+        """Hear what ended, on all ranks; plan and submit what follows. Once a step, on every rank.
 
         Returns:
             The commands that ended since the last tick.
@@ -399,7 +398,7 @@ class KVCache:
             self._meter.get_bytes_per_s = stats.get.recent_gbps * 1e9
         pending = self.planner.pending_ids
         self._meter.look(time.monotonic())
-        if not pending and self._group.size > 1:
+        if not pending and (self._group.size > 1 or not self.planner.needs_ticks):
             return []  # every replica knows that nothing is under way: there is nothing to agree on
         elapsed_us, rates = self._meter.take()
         record = TickRecord(elapsed_us, (), rates)

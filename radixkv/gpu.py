@@ -144,6 +144,8 @@ class GpuCopies:
 
     def poll(self) -> None:
         """Tell the executor which copies are done, and start those that waited."""
+        if self.is_idle:
+            return
         for copy in list(self._running.values()):
             if self._succeeds(copy, self._transfer.is_done):
                 self._end(copy, ok=True)

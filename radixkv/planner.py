@@ -130,6 +130,7 @@ class Planner:
             )
             for number, url in enumerate(config.remotes)
         ]
+        self.needs_ticks = self._has_disk or bool(config.remotes)  # also while nothing ends
         self._watches_use = any(url.write.watches_use for url in config.remotes)
         self._prefetcher = Prefetcher(
             config,

@@ -181,6 +181,17 @@ def test_layouts_with_and_without_blocks_are_told_apart():
     assert rows.digest(64) != blocks.digest(64)
 
 
+def test_only_tiers_below_memory_need_ticks_in_which_nothing_ends(tmp_path):
+    layout = KVLayout(num_layers=1, num_kv=1, row_bytes=64, dtype="int8")
+    memory = {"memory_size_bytes": 1 * MIB}
+    disk = {"disk_path": tmp_path, "disk_size_bytes": 4 * MIB}
+
+    assert not Planner.from_config(layout, CacheConfig(**memory)).needs_ticks
+    assert Planner.from_config(layout, CacheConfig(**memory, **disk)).needs_ticks
+    remote = CacheConfig(**memory, remotes=(parse_remote("redis://localhost"),))
+    assert Planner.from_config(layout, remote).needs_ticks
+
+
 def test_the_rate_of_computing_is_told_from_prefills_only():
     meter = RateMeter(now_s=10.0, min_tokens=64)
     meter.note_computed(640)

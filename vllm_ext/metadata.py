@@ -37,6 +37,11 @@ class StepPlan(KVConnectorMetadata):  # type: ignore[misc]
     is_idle: bool = False
 
 
+# Most steps have nothing to do. They share these: a worker that has seen one need not look again.
+QUIET = StepPlan()
+IDLE = StepPlan(is_idle=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a command ended on some ranks: as on the one where it went worst."""

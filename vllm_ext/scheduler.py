@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,7 @@ from vllm_ext.blocks import BlockBook
 from vllm_ext.identity import Namespaces, engine_namespaces
 from vllm_ext.kv_events import TierEvents
 from vllm_ext.layout import block_slots, blocks_between, slots_in
-from vllm_ext.metadata import Outcome, StepPlan, WorkerReport, join
+from vllm_ext.metadata import IDLE, QUIET, Outcome, StepPlan, WorkerReport, join
 from vllm_ext.requests import GroupState, RequestState, may_read, may_write, tokens_of
 from vllm_ext.settings import EngineSettings
 from vllm_ext.watch import Watch
@@ -247,15 +247,12 @@ class SchedulerSide:
         self._apply(())
         self._plan_stores(output)
         commands = self.planner.take_commands()
-        plan = StepPlan(
-            commands=commands,
-            waiting=self._waiting(commands),
-            awaited=self._blocks.take_awaited(),
-            failed_loads_heard=self._failed_loads,
-            is_idle=not output.total_num_scheduled_tokens,
-        )
-        self._failed_loads = []
-        return plan
+        awaited = self._blocks.take_awaited()
+        is_idle = not output.total_num_scheduled_tokens
+        if not (commands or awaited or self._failed_loads):
+            return IDLE if is_idle else QUIET
+        heard, self._failed_loads = self._failed_loads, []
+        return StepPlan(commands, self._waiting(commands), awaited, heard, is_idle)
 
     def _plan_stores(self, output: Any) -> None:
         """What the steps before this one computed."""
@@ -396,8 +393,12 @@ class SchedulerSide:
             del self._outcomes[completion.command_id]
         self._apply(ended)
 
-    def _apply(self, completions: Iterable[Completion]) -> None:
-        elapsed_us, rates = self._meter.read(time.monotonic())
+    def _apply(self, completions: Collection[Completion]) -> None:
+        now = time.monotonic()
+        if not completions and not self.planner.needs_ticks:
+            self._meter.look(now)
+            return
+        elapsed_us, rates = self._meter.read(now)
         believed = (self._believed(completion) for completion in completions)
         in_order = tuple(sorted(believed, key=lambda completion: completion.command_id))
         for command, completion in self.planner.apply(TickRecord(elapsed_us, in_order, rates)):

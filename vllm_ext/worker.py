@@ -45,7 +45,8 @@ class WorkerSide:
         )
         self._memory: EngineMemory | None = None
         self._plan: StepPlan | None = None
-        self._copies: dict[int, Store | Load] = {}  # under way
+        self._under_way: set[int] = set()  # commands whose end is not heard
+        self._copies: dict[int, Store | Load] = {}  # of those
         self._waiting: dict[int, str] = {}  # load → request that waits outside the batch
         self._sync_loads: list[int] = []  # loads of the running step
         self._layers_waited: set[int] = set()  # for which the running step has waited
@@ -74,7 +75,9 @@ class WorkerSide:
         self.executor.attach(self._memory)
 
     def begin_step(self, plan: StepPlan) -> None:
-        """Carry out a plan, before its step computes. A second call with it does nothing."""
+        """Carry out a plan, before its step computes. Another call with it does nothing, be it in
+        the same step or in the next one, where both share a plan since there is nothing to do.
+        """
         if plan is self._plan:
             return
         self._plan = plan
@@ -96,7 +99,7 @@ class WorkerSide:
 
     def wait_layer(self, layer_name: str) -> None:
         """Block until the running step's own loads have brought a layer, or failed."""
-        layer = self._layer_numbers.get(layer_name)
+        layer = self._layer_numbers.get(layer_name) if self._sync_loads else None
         if layer is None:
             return
         self._layers_waited.add(layer)
@@ -110,8 +113,9 @@ class WorkerSide:
             logger.error("a step did not wait for its loads: what it computed is not used")
             self._unawaited.update(self._sync_loads)
         self._layers_waited.clear()
-        self._await(self._sync_loads)
-        self._sync_loads = []
+        if self._sync_loads:
+            self._await(self._sync_loads)
+            self._sync_loads = []
         self._poll()
         if self._plan is not None and self._plan.is_idle and not self._ended:
             self.executor.wait(_IDLE_WAIT_S)
@@ -146,6 +150,7 @@ class WorkerSide:
         self.executor.close()
 
     def _submit(self, command: Command) -> None:
+        self._under_way.add(command.command_id)
         if isinstance(command, Store) and self._unheard_failures:
             self._end(Completion(command.command_id, 0, CompletionStatus.FAILED))
             return
@@ -173,10 +178,13 @@ class WorkerSide:
                 self.executor.wait(1.0)
 
     def _poll(self) -> None:
+        if not self._under_way:
+            return  # as in most steps
         for completion in self.executor.poll():
             self._end(completion)
 
     def _end(self, completion: Completion) -> None:
+        self._under_way.discard(completion.command_id)
         if completion.command_id in self._unawaited:
             self._unawaited.remove(completion.command_id)
             completion = Completion(completion.command_id, 0, CompletionStatus.FAILED)
