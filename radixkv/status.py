@@ -50,6 +50,7 @@ class StatusServer:
         own.mkdir(mode=0o700, exist_ok=True)
         if own.stat().st_uid != os.getuid() or own.stat().st_mode & 0o077:
             raise PermissionError(f"{own}: expected a folder that only this user may enter")
+        find_servers()  # removes what killed ones left: SGLang kills its scheduler at every end
         self.path = own / f"{os.getpid()}-{secrets.token_hex(4)}.sock"
         self._read = read
         self._socket = socket.socket(socket.AF_UNIX)

@@ -112,6 +112,19 @@ def test_what_a_killed_process_left_is_not_taken_for_a_cache(running):
     assert not any(one.exists() for one in left)
 
 
+def test_a_cache_that_starts_removes_what_killed_ones_left(running):
+    (path,) = find_servers()
+    left = path.with_name(f"{running.pid}-0badcafe.sock")
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(left))
+
+    server = StatusServer(dict)
+    try:
+        assert sorted(folder().iterdir()) == sorted([path, server.path])
+    finally:
+        server.close()
+
+
 def test_the_one_to_look_at_is_named_where_there_are_several(running):
     server = StatusServer(dict)
     try:
