@@ -27,7 +27,7 @@ class EngineSettings:
         group_id: For disk files that are made now, 16 bytes.
         loads: "async": a request joins the batch when its loads are done. "sync": it joins at once
             and the batch waits for them, layer by layer. "auto": at once where it is alone. On a
-            GPU "auto" is the default, elsewhere "async". With several groups always "async".
+            GPU "auto" is the default, elsewhere "async". With windows always "async".
         reads: Whether prompts are looked up.
         writes: Whether they are stored.
     """
@@ -42,6 +42,13 @@ class EngineSettings:
     loads: str
     reads: bool
     writes: bool
+
+    @property
+    def fails_whole_requests(self) -> bool:
+        """Whether a load that fails costs its request all that it found; otherwise the blocks that
+        it was to fill are lost, and what comes before them stays.
+        """
+        return _fails_whole_requests(self.groups)
 
 
 def read_settings(vllm_config: Any, kv_cache_config: Any) -> EngineSettings:
@@ -71,15 +78,22 @@ def read_settings(vllm_config: Any, kv_cache_config: Any) -> EngineSettings:
         block_tokens=kv_cache_config.kv_cache_groups[0].kv_cache_spec.block_size,
         num_blocks=kv_cache_config.num_blocks,
         group_id=hashlib.sha256(str(transfer.engine_id).encode()).digest()[:16],
-        loads=_loads(loads, vllm_config, len(groups)),
+        loads=_loads(loads, vllm_config, groups),
         reads=transfer.is_kv_consumer,
         writes=transfer.is_kv_producer,
     )
 
 
-def _loads(asked: str, vllm_config: Any, num_groups: int) -> str:
-    if num_groups > 1:
-        return "async"  # vLLM cannot hear that a load of a request that runs failed in one of them
+def _fails_whole_requests(groups: tuple[LayerGroup, ...]) -> bool:
+    """Of several groups vLLM does not know whose a lost block is. Behind a window it would go on at
+    the lost block, and what the window reaches before that was not loaded.
+    """
+    return len(groups) > 1 or groups[0].window is not None
+
+
+def _loads(asked: str, vllm_config: Any, groups: tuple[LayerGroup, ...]) -> str:
+    if _fails_whole_requests(groups):
+        return "async"  # vLLM can take a request back whole only before it runs
     return "async" if asked == "auto" and _may_replay_prefills(vllm_config) else asked
 
 

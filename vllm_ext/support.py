@@ -66,8 +66,9 @@ def _groups_reason(groups: Any) -> str | None:
         return "the layers' blocks differ"
     if not all(getattr(group, "enable_kv_transfer", True) for group in groups):
         return "some layers' KV is only a copy of others'"
-    if len(groups) > 1 and not hasattr(KVConnectorBase_V1, "get_transfer_results"):
-        return "this vLLM cannot be told of a failed load of layers with windows beside others"
+    has_windows = any(isinstance(spec, SlidingWindowSpec) for spec in specs)
+    if (len(groups) > 1 or has_windows) and not hasattr(KVConnectorBase_V1, "get_transfer_results"):
+        return "this vLLM cannot be told of a failed load of layers with windows"
     if specs[0].block_size > MAX_CHUNK_TOKENS:
         return f"a block has {specs[0].block_size} tokens, at most {MAX_CHUNK_TOKENS} are covered"
     if specs[0].page_size_bytes % specs[0].block_size:

@@ -124,13 +124,13 @@ class WorkerSide:
         return received
 
     def take_lost_blocks(self) -> set[int]:
-        """Blocks of the only group that a load was to fill and did not, since the last call."""
+        """Blocks that a load was to fill and did not, since the last call."""
         lost, self._lost_blocks = self._lost_blocks, set()
         return lost
 
     def take_failed_requests(self, received: set[str]) -> set[str]:
-        """Of the requests that have received all, those that did not do so well. Where there are
-        several groups vLLM wants to hear of them instead of their blocks.
+        """Of the requests that have received all, those that did not do so well. Where a failure
+        costs the whole request vLLM wants to hear of it instead of its blocks.
         """
         failed = self._failed_requests & received
         self._failed_requests -= failed
@@ -198,7 +198,7 @@ class WorkerSide:
         if completion.status is CompletionStatus.OK:
             return
         self._unheard_failures.add(completion.command_id)
-        if len(self._settings.groups) > 1:
+        if self._settings.fails_whole_requests:
             if request_id is not None:
                 self._failed_requests.add(request_id)
             return

@@ -11,7 +11,7 @@ import pytest
 from conversations import Ids, Workload, answer_all, make_workload
 from sglang_models import write_llama
 from vllm_harness import VERSION, VllmHost
-from vllm_models import write_deepseek, write_gemma
+from vllm_models import write_deepseek, write_gemma, write_mistral
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,6 +31,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "mha": write_llama(folder / "llama"),
         "mla": write_deepseek(folder / "deepseek"),
         "hybrid": write_gemma(folder / "gemma"),
+        "windows": write_mistral(folder / "mistral"),
     }
 
 

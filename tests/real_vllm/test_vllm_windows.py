@@ -115,6 +115,28 @@ def test_a_load_of_one_group_fails(
     assert_nothing_is_left(host)
 
 
+@pytest.mark.parametrize("loads", ["async", "sync"])
+def test_a_load_fails_where_every_layer_has_a_window(
+    host: VllmHost, models: dict[str, Path], workload: Workload, loads: str
+) -> None:
+    prompts = [prompt[:length] for prompt in workload.first[2:] for length in (97, 129, 161)]
+    host.start(models["windows"], enable_prefix_caching=False)
+    expected = ids_of(generate(host, prompts))
+    host.start(models["windows"], connector(loads=loads))
+    generate(host, prompts)
+    host.settle()
+    host.reset_prefix_cache()
+    for nth in range(1, 7):
+        host.fault(kind="load", nth=nth, fail=True)
+
+    answers = generate(host, prompts)
+
+    # What the window reaches before the lost blocks was not loaded either: all is to be computed.
+    assert host.state()["counters"]["loads_failed"] > 0
+    assert ids_of(answers) == expected
+    assert_nothing_is_left(host)
+
+
 def test_requests_that_go_away_while_their_loads_are_under_way(
     host: VllmHost, model: Path, workload: Workload
 ) -> None:

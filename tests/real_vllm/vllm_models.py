@@ -1,5 +1,6 @@
 """Writes tiny random models: a Gemma 3, whose layers attend to all tokens or to the last few in
-turn, and a DeepSeek-V2 as large as vLLM's kernels want it.
+turn, a Mistral, whose layers all attend to the last few, and a DeepSeek-V2 as large as vLLM's
+kernels want it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from sglang_models import (
     Weights,
     deepseek_weights,
     feed_forward,
+    llama_weights,
     ones,
     write_model,
     write_safetensors,
@@ -46,6 +48,12 @@ GEMMA_CONFIG: dict[str, Any] = COMMON_CONFIG | {
     "tie_word_embeddings": True,
 }
 
+MISTRAL_CONFIG: dict[str, Any] = LLAMA_CONFIG | {
+    "architectures": ["MistralForCausalLM"],
+    "model_type": "mistral",
+    "sliding_window": 33,
+}
+
 # Embeddings this small are outweighed by what the layers add: the output, which is tied to them,
 # would otherwise repeat the last token for ever.
 EMBEDDING_GAIN = np.float32(0.01)
@@ -65,6 +73,11 @@ def write_deepseek(folder: Path, seed: int = 1) -> Path:
 def write_gemma(folder: Path, seed: int = 1) -> Path:
     """Three layers with a window of 64 tokens and one without, 2 KV heads of 64."""
     return write_model(folder, GEMMA_CONFIG, _gemma_weights(WeightMaker(seed)))
+
+
+def write_mistral(folder: Path, seed: int = 1) -> Path:
+    """The Llama, but every layer has a window of 33 tokens."""
+    return write_model(folder, MISTRAL_CONFIG, llama_weights(MISTRAL_CONFIG, seed))
 
 
 def write_adapter(folder: Path, seed: int = 1) -> Path:
