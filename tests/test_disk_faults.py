@@ -111,6 +111,13 @@ def test_a_missing_folder_is_made_but_not_the_one_above(tmp_path):
         open_tier(tmp_path / "missing" / "kv")
 
 
+def test_a_file_in_the_folders_place_is_an_error_that_says_so(tmp_path):
+    (tmp_path / "kv").write_text("")
+
+    with pytest.raises(TierError, match="wanted; change disk.path"):
+        open_tier(tmp_path / "kv")
+
+
 def test_a_folder_in_use_names_the_process(tmp_path):
     with open_tier(tmp_path):
         with pytest.raises(TierLockedError, match=f"used by process {os.getpid()}:"):

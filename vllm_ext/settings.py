@@ -9,6 +9,7 @@ from typing import Any
 
 from radixkv import CacheConfig, ConfigError, KVLayout
 from vllm_ext.layout import LayerGroup, describe_blocks, find_groups
+from vllm_ext.support import MAX_CHUNK_TOKENS
 
 _LOADS = ("async", "sync", "auto")
 
@@ -69,7 +70,7 @@ def read_settings(vllm_config: Any, kv_cache_config: Any) -> EngineSettings:
     layout, groups = describe_blocks(vllm_config, kv_cache_config), find_groups(kv_cache_config)
     num_ranks = vllm_config.parallel_config.tensor_parallel_size
     config = _read_config(extra)
-    chunk_tokens = -(-config.chunk_tokens // layout.block_tokens) * layout.block_tokens
+    chunk_tokens = _whole_blocks(config.chunk_tokens, layout.block_tokens)
     return EngineSettings(
         layout=layout,
         config=dataclasses.replace(config, chunk_tokens=chunk_tokens).for_rank(num_ranks),
@@ -82,6 +83,12 @@ def read_settings(vllm_config: Any, kv_cache_config: Any) -> EngineSettings:
         reads=transfer.is_kv_consumer,
         writes=transfer.is_kv_producer,
     )
+
+
+def _whole_blocks(chunk_tokens: int, block_tokens: int) -> int:
+    """A chunk of as many tokens or a few more; a few less where that is more than one may have."""
+    num_blocks = min(-(-chunk_tokens // block_tokens), MAX_CHUNK_TOKENS // block_tokens)
+    return num_blocks * block_tokens
 
 
 def _fails_whole_requests(groups: tuple[LayerGroup, ...]) -> bool:
@@ -116,6 +123,8 @@ def _may_replay_prefills(vllm_config: Any) -> bool:
 def _read_config(extra: dict[str, Any]) -> CacheConfig:
     if "config" in extra:
         path = extra.pop("config")
+        if not isinstance(path, str):
+            raise ConfigError(f"config: expected the path of a YAML file, got {path!r}")
         if extra:
             raise ConfigError(
                 f"config: expected it alone, got {', '.join(sorted(extra))} beside it"

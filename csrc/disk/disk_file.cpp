@@ -32,6 +32,8 @@ using Kind = TierFailure::Kind;
   std::string advice;
   if (error == EROFS || error == EACCES || error == EPERM) {
     advice = ": the folder must be writable; change its permissions or disk.path";
+  } else if (error == ENOTDIR) {
+    advice = ": a file lies where a folder is wanted; change disk.path";
   }
   fail(Kind::kOther, what + " " + path + " failed (" + std::strerror(error) + ")" + advice);
 }

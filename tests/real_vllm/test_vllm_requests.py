@@ -178,6 +178,7 @@ def test_beside_another_connector(
     [
         ({"loads": "later"}, "loads: expected one of async, sync, auto, got 'later'"),
         ({"memry": {"size": "1GiB"}}, "unknown key 'memry.size'"),
+        ({"config": 5}, "config: expected the path of a YAML file, got 5"),
     ],
 )
 def test_a_wrong_setting_ends_the_start(
@@ -185,3 +186,17 @@ def test_a_wrong_setting_ends_the_start(
 ) -> None:
     with pytest.raises(HostError, match=named):
         host.start(models["mha"], connector() | {"kv_connector_extra_config": wrong})
+
+
+def test_the_longest_chunks_are_whole_blocks(
+    host: VllmHost, models: dict[str, Path], workload: Workload
+) -> None:
+    host.start(models["mha"], connector(chunk_tokens=512), block_size=96)
+    host.generate(prompts=workload.first, max_tokens=MAX_NEW_TOKENS)
+    host.settle()
+    host.reset_prefix_cache()
+
+    answers = host.generate(prompts=workload.second, max_tokens=MAX_NEW_TOKENS)
+
+    assert [answer["ids"] for answer in answers] == workload.second_answers
+    assert sum(answer["cached_tokens"] for answer in answers) > 0
