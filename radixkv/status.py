@@ -126,6 +126,6 @@ def _is_heard(path: Path) -> bool:
             return False
         except FileNotFoundError:
             return False
-        except TimeoutError:
-            pass  # a process that was stopped
+        except (TimeoutError, BlockingIOError):
+            pass  # a process that was stopped; the latter when many have asked it meanwhile
     return True

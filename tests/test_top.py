@@ -112,6 +112,19 @@ def test_what_a_killed_process_left_is_not_taken_for_a_cache(running):
     assert not any(one.exists() for one in left)
 
 
+def test_a_stopped_cache_is_found_however_many_have_asked_it(running):
+    (path,) = find_servers()
+    stopped = path.with_name(f"{running.pid}-0badcafe.sock")
+    with socket.socket(socket.AF_UNIX) as silent, socket.socket(socket.AF_UNIX) as asker:
+        silent.bind(str(stopped))
+        silent.listen(0)
+        asker.connect(str(stopped))
+        try:
+            assert find_servers() == sorted([path, stopped])
+        finally:
+            stopped.unlink()
+
+
 def test_a_cache_that_starts_removes_what_killed_ones_left(running):
     (path,) = find_servers()
     left = path.with_name(f"{running.pid}-0badcafe.sock")
