@@ -84,7 +84,9 @@ class RequestState:
     joins_at_once: bool = False
 
     def take_in_tokens(self) -> None:
-        """Convert what was decoded since the last call."""
+        """Convert what was decoded, or added to a session, since the last call."""
+        if not _is_told_by_tokens(self.request):
+            self.reads = self.writes = False
         self.tokens.extend(self.request.all_token_ids[len(self.tokens) :])
 
     @property
@@ -107,14 +109,17 @@ def tokens_of(request: Any) -> array[int] | None:
     Images stand in the prompt as placeholders, embeddings in place of tokens: neither says what was
     computed, so such requests are neither matched nor stored.
     """
-    if getattr(request, "mm_features", None) or getattr(request, "prompt_embeds", None) is not None:
-        return None
-    if request.prompt_token_ids is None:
+    if request.prompt_token_ids is None or not _is_told_by_tokens(request):
         return None
     try:
         return array("I", request.all_token_ids[:])
     except (OverflowError, TypeError):
         return None
+
+
+def _is_told_by_tokens(request: Any) -> bool:
+    has_images = bool(getattr(request, "mm_features", None))
+    return not has_images and getattr(request, "prompt_embeds", None) is None
 
 
 def may_read(request: Any) -> bool:

@@ -128,9 +128,11 @@ class SchedulerSide:
             request waits.
         """
         state = self._open(request)
-        if state is None or not state.reads or num_local % self._block_tokens:
+        if state is None:
             return 0, False
         state.take_in_tokens()
+        if not state.reads or num_local % self._block_tokens:
+            return 0, False
         state.joins_at_once = self._joins_at_once(state)
         limit = self._matchable(state)
         found = [
