@@ -295,8 +295,8 @@ class SGLangServer:
                 self._fail(f"not idle after {timeout_s} s: {states}")
 
     def flush_cache(self) -> None:
-        """Empties the device cache; raises when SGLang refuses (anything is in flight)."""
-        self.call("POST", "/flush_cache")
+        """Empties the device cache, as soon as SGLang has noted that what it answered is over."""
+        self.call("POST", "/flush_cache?timeout=10")
 
     def abort(self, rid: str) -> None:
         self.call("POST", "/abort_request", {"rid": rid})
