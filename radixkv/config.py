@@ -173,8 +173,8 @@ class CacheConfig:
         4,
         1,
         32,
-        "Multiprocessors that those kernels may take from the model. More move KV no faster on "
-        "the GPUs measured.",
+        "Multiprocessors that the kernel may take from the model while it reads or writes memory "
+        "itself. More move KV no faster on the GPUs measured.",
     )
     metrics: bool = settings.switch(
         "metrics",

@@ -38,7 +38,7 @@ class GpuOptions:
 
     Attributes:
         path: "kernel", "staged", or "auto" for what was measured at start.
-        max_blocks: Multiprocessors that the kernels may take.
+        max_blocks: Multiprocessors that a kernel may take while it uses the bus.
     """
 
     path: str = "auto"
