@@ -27,7 +27,7 @@ build() { # folder, sanitizers
       "$python" -m cmake --build "$1"
   } >"$log" 2>&1 || { tail -50 "$log" >&2; exit 1; }
   mkdir -p "$1/packages/radixkv"
-  ln -sfn "$PWD/sglang_ext" "$1/packages/sglang_ext"
+  ln -sfn "$PWD"/{sglang,vllm}_ext "$1/packages/"
   ln -sfn "$PWD"/radixkv/*[!o] "$1/packages/radixkv/" # all but a module built in place
   ln -sfn "$PWD/$1"/_native*.so "$1/packages/radixkv/"
 }
