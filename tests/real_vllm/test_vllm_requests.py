@@ -148,6 +148,17 @@ def test_other_weights_find_nothing(
     assert answer["ids"] == workload.first_answers[-1]
 
 
+def assert_second_turns_reuse_the_first(host: VllmHost, workload: Workload) -> None:
+    host.generate(prompts=workload.first, max_tokens=MAX_NEW_TOKENS)
+    host.settle()
+    host.reset_prefix_cache()
+
+    answers = host.generate(prompts=workload.second, max_tokens=MAX_NEW_TOKENS)
+
+    assert [answer["ids"] for answer in answers] == workload.second_answers
+    assert sum(answer["cached_tokens"] for answer in answers) > 0
+
+
 @pytest.mark.skipif(not TELLS_SOURCES, reason="vLLM 0.27 fails to count both in one process")
 def test_beside_another_connector(
     host: VllmHost, models: dict[str, Path], workload: Workload, tmp_path: Path
@@ -163,14 +174,8 @@ def test_beside_another_connector(
         "kv_connector_extra_config": {"connectors": [connector(), other]},
     }
     host.start(models["mha"], both, disable_hybrid_kv_cache_manager=True)
-    host.generate(prompts=workload.first, max_tokens=MAX_NEW_TOKENS)
-    host.settle()
-    host.reset_prefix_cache()
 
-    answers = host.generate(prompts=workload.second, max_tokens=MAX_NEW_TOKENS)
-
-    assert [answer["ids"] for answer in answers] == workload.second_answers
-    assert sum(answer["cached_tokens"] for answer in answers) > 0
+    assert_second_turns_reuse_the_first(host, workload)
 
 
 @pytest.mark.parametrize(
@@ -192,11 +197,5 @@ def test_the_longest_chunks_are_whole_blocks(
     host: VllmHost, models: dict[str, Path], workload: Workload
 ) -> None:
     host.start(models["mha"], connector(chunk_tokens=512), block_size=96)
-    host.generate(prompts=workload.first, max_tokens=MAX_NEW_TOKENS)
-    host.settle()
-    host.reset_prefix_cache()
 
-    answers = host.generate(prompts=workload.second, max_tokens=MAX_NEW_TOKENS)
-
-    assert [answer["ids"] for answer in answers] == workload.second_answers
-    assert sum(answer["cached_tokens"] for answer in answers) > 0
+    assert_second_turns_reuse_the_first(host, workload)
