@@ -138,9 +138,14 @@ class Load:
         self.timer("tick", host.cache.tick)
 
 
-def load_host(url: str) -> Host:
-    """A host whose memory keeps a part of what is asked for."""
+def load_host(url: str, deadline: str = "1s") -> Host:
+    """A host whose memory keeps a part of what is asked for.
+
+    Args:
+        url: Of its server.
+        deadline: Of what a request waits for.
+    """
     engine = Engine(num_layers=NUM_LAYERS, row=ROW_BYTES)
     assert NUM_SLOTS >= LONGEST_TOKENS + 60
-    settings = {"memory": {"size": "48MiB"}, "prefetch": {"deadline": "1s"}}
+    settings = {"memory": {"size": "48MiB"}, "prefetch": {"deadline": deadline}}
     return Host(url, engine=engine, **settings)
