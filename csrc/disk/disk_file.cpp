@@ -125,15 +125,6 @@ std::string differences(const Superblock& block, const DiskShape& wanted,
 
 }  // namespace
 
-FileDescriptor::~FileDescriptor() {
-  if (fd_ >= 0) close(fd_);
-}
-
-FileDescriptor& FileDescriptor::operator=(FileDescriptor&& other) noexcept {
-  std::swap(fd_, other.fd_);
-  return *this;
-}
-
 std::string disk_file_path(const std::string& folder, std::uint32_t rank) {
   return folder + "/rank" + std::to_string(rank) + ".radixkv";
 }

@@ -16,25 +16,10 @@
 #include <string>
 #include <vector>
 
+#include "core/file_descriptor.h"
 #include "disk/format.h"
 
 namespace radixkv {
-
-// A file descriptor that closes itself.
-class FileDescriptor {
- public:
-  FileDescriptor() = default;
-  explicit FileDescriptor(int fd) : fd_(fd) {}
-  ~FileDescriptor();
-  FileDescriptor(FileDescriptor&& other) noexcept : fd_(other.fd_) { other.fd_ = -1; }
-  FileDescriptor& operator=(FileDescriptor&& other) noexcept;
-
-  int get() const { return fd_; }
-  bool is_open() const { return fd_ >= 0; }
-
- private:
-  int fd_ = -1;
-};
 
 std::string disk_file_path(const std::string& folder, std::uint32_t rank);
 

@@ -5,7 +5,6 @@
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -56,10 +55,6 @@ Socket::Socket(const RedisEndpoint& endpoint, int wake_fd)
   }
 }
 
-Socket::~Socket() {
-  if (fd_ >= 0) close(fd_);
-}
-
 void Socket::connect_unix(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
@@ -82,30 +77,29 @@ void Socket::connect_tcp(const RedisEndpoint& endpoint) {
       if (address->ai_next == nullptr || failure.kind() == NetFailure::Kind::kStopped) throw;
     }
   }
-  set_option(fd_, IPPROTO_TCP, TCP_NODELAY, 1);
+  set_option(fd(), IPPROTO_TCP, TCP_NODELAY, 1);
 }
 
 void Socket::connect_to(const sockaddr* address, socklen_t length, const std::string& name) {
-  if (fd_ >= 0) close(fd_);
-  fd_ = socket(address->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-  if (fd_ < 0) throw NetFailure(NetFailure::Kind::kRefused, name + ": " + describe(errno));
-  int error = connect(fd_, address, length) == 0 ? 0 : errno;
+  fd_ = FileDescriptor(socket(address->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!fd_.is_open()) throw NetFailure(NetFailure::Kind::kRefused, name + ": " + describe(errno));
+  int error = connect(fd(), address, length) == 0 ? 0 : errno;
   if (error == EINPROGRESS) {
     wait(POLLOUT);
     socklen_t size = sizeof error;
-    getsockopt(fd_, SOL_SOCKET, SO_ERROR, &error, &size);
+    getsockopt(fd(), SOL_SOCKET, SO_ERROR, &error, &size);
   }
   if (error != 0) throw NetFailure(NetFailure::Kind::kRefused, name + ": " + describe(error));
-  if (is_on_this_host(fd_)) set_option(fd_, SOL_SOCKET, SO_SNDBUF, kLocalSendBytes);
+  if (is_on_this_host(fd())) set_option(fd(), SOL_SOCKET, SO_SNDBUF, kLocalSendBytes);
 }
 
 void Socket::wait(short events) const {
-  wait_for(fd_, events, wake_fd_, std::min(deadline_, Stream::Clock::now() + timeout_));
+  wait_for(fd(), events, wake_fd_, std::min(deadline_, Stream::Clock::now() + timeout_));
 }
 
 bool Socket::is_ready_within(Stream::Clock::duration moment, short events) const {
   try {
-    wait_for(fd_, events, wake_fd_, std::min(deadline_, Stream::Clock::now() + moment));
+    wait_for(fd(), events, wake_fd_, std::min(deadline_, Stream::Clock::now() + moment));
     return true;
   } catch (const NetFailure& failure) {
     if (failure.kind() != NetFailure::Kind::kTimeout) throw;

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <string>
 
+#include "core/file_descriptor.h"
 #include "net/endpoint.h"
 #include "net/stream.h"
 
@@ -19,11 +20,8 @@ class Socket {
  public:
   // Connects. Throws NetFailure.
   Socket(const RedisEndpoint& endpoint, int wake_fd);
-  ~Socket();
-  Socket(const Socket&) = delete;
-  Socket& operator=(const Socket&) = delete;
 
-  int fd() const { return fd_; }
+  int fd() const { return fd_.get(); }
 
   // As wait_for, within the timeout and the deadline.
   void wait(short events) const;
@@ -41,7 +39,7 @@ class Socket {
   const int wake_fd_;
   const Stream::Clock::duration timeout_;
   Stream::Clock::time_point deadline_ = Stream::Clock::time_point::max();
-  int fd_ = -1;
+  FileDescriptor fd_;
 };
 
 }  // namespace radixkv

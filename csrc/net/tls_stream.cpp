@@ -3,8 +3,6 @@
 #include <openssl/err.h>
 #include <poll.h>
 
-#include <new>
-
 namespace radixkv {
 namespace {
 
@@ -19,13 +17,21 @@ std::string last_error() {
 
 TlsStream::TlsStream(const RedisEndpoint& endpoint, int wake_fd)
     : socket_(endpoint, wake_fd), context_(SSL_CTX_new(TLS_client_method())) {
-  if (!context_) throw std::bad_alloc();
+  // As where the host's configuration of OpenSSL has no cipher.
+  if (!context_) throw NetFailure(NetFailure::Kind::kRefused, last_error());
   trust(endpoint);
   session_.reset(SSL_new(context_.get()));
-  if (!session_ || SSL_set_fd(session_.get(), socket_.fd()) != 1) throw std::bad_alloc();
-  if (endpoint.verifies_server) SSL_set1_host(session_.get(), endpoint.host.c_str());
+  if (!session_ || SSL_set_fd(session_.get(), socket_.fd()) != 1 ||
+      (endpoint.verifies_server && SSL_set1_host(session_.get(), endpoint.host.c_str()) != 1)) {
+    throw NetFailure(NetFailure::Kind::kRefused, last_error());
+  }
   SSL_set_tlsext_host_name(session_.get(), endpoint.host.c_str());
-  for (int result = 0; (result = SSL_connect(session_.get())) != 1;) wait_or_throw(result);
+  for (;;) {
+    ERR_clear_error();
+    const int result = SSL_connect(session_.get());
+    if (result == 1) return;
+    wait_or_throw(result);
+  }
 }
 
 void TlsStream::trust(const RedisEndpoint& endpoint) {
