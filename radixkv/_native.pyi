@@ -515,9 +515,9 @@ class RadixIndex:
         """
         The events since the last call: (events, tokens), see `radixkv.events`.
         """
-    def take_remains(self) -> numpy.ndarray:
+    def take_remains(self, *, all: bool = False) -> numpy.ndarray:
         """
-        Chunks that left the disk and have to be cleared there before the next spill, so that its headers suffice.
+        Chunks that left the disk and have to be cleared there before the next spill, so that its headers suffice; or all whose headers may still be there.
         """
     def touch(self, handle: PrefixHandle, time: typing.SupportsInt | typing.SupportsIndex) -> None:
         """

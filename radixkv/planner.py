@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 
 from radixkv.commands import (
     NO_EXTENT,
-    ChunkArray,
-    Clear,
     Command,
     Completion,
     EngineSlots,
@@ -37,6 +35,7 @@ from radixkv.commands import (
 )
 from radixkv.config import CacheConfig
 from radixkv.counters import PlannerCounters
+from radixkv.disk_writes import DiskWrites
 from radixkv.index import Match, PrefixHandle, RadixIndex, SavedIndex
 from radixkv.layout import KVLayout
 from radixkv.ledger import Ledger
@@ -44,7 +43,7 @@ from radixkv.pause import Pause
 from radixkv.prefetch import Prefetch, Prefetcher
 from radixkv.remote_reads import RemoteReads
 from radixkv.remote_writes import RemoteWrites
-from radixkv.room import bytes_of, reserve
+from radixkv.room import reserve
 from radixkv.ticks import TickRecord
 from radixkv.tiers.disk import RestoredChunks, spill_window_bytes, units_that_fit
 from radixkv.write_policy import Sightings
@@ -52,9 +51,6 @@ from radixkv.write_policy import Sightings
 PayloadSource = Callable[[NDArray[np.uint32]], Sequence[bytes]]
 """The bytes of a prompt's chunks of these spans, from the first on, as far as they are whole."""
 
-# One command to disk: of large chunks so many, of small ones as many as that is worth writing.
-_SPILL_CHUNKS = 16
-_SPILL_BYTES = 16 << 20
 _FIRST_PAUSE_US = 1_000_000
 _LAST_PAUSE_US = 60_000_000
 _WAITING_SHARE = 8  # a part of memory in so many may wait to be written to a remote server
@@ -93,10 +89,6 @@ class Planner:
         self._chunk_tokens = config.chunk_tokens
         self._policy = config.policy
         self._max_store_tokens = max_store_tokens
-        self._has_disk = disk_units > 0
-        self._spill_window_bytes = spill_window_bytes(memory_units * self._unit_bytes)
-        chunk_bytes = layout.token_bytes * config.chunk_tokens
-        self._max_spill_chunks = max(_SPILL_CHUNKS, _SPILL_BYTES // chunk_bytes)
         self.index = RadixIndex(
             chunk_tokens=config.chunk_tokens,
             token_bytes=layout.token_bytes,
@@ -107,14 +99,20 @@ class Planner:
             policy=config.policy,
         )
         self.counters = PlannerCounters()
-        self.next_sequence = 1
         self._admissions = 0
         self._ledger = Ledger()
-        self._disk_pause = Pause(
-            _FIRST_PAUSE_US, _LAST_PAUSE_US, told_as=f"disk {config.disk_path}"
-        )
+        has_disk = disk_units > 0
+        disk = f"disk {config.disk_path}"
+        disk_pause = Pause(_FIRST_PAUSE_US, _LAST_PAUSE_US, told_as=disk) if has_disk else None
         self._store_tokens_inflight = 0
-        self._spill_bytes_inflight = 0
+        self._disk_writes = DiskWrites(
+            self.index,
+            self._ledger,
+            self.counters,
+            disk_pause,
+            layout.token_bytes * config.chunk_tokens,
+            spill_window_bytes(memory_units * self._unit_bytes),
+        )
         self._remote_reads = RemoteReads(len(config.remotes), self.index, self._ledger, layout)
         self._sightings = Sightings()
         waiting_bytes = memory_units * self._unit_bytes // _WAITING_SHARE
@@ -130,14 +128,14 @@ class Planner:
             )
             for number, url in enumerate(config.remotes)
         ]
-        self.needs_ticks = self._has_disk or bool(config.remotes)  # also while nothing ends
+        self.needs_ticks = has_disk or bool(config.remotes)  # also while nothing ends
         self._watches_use = any(url.write.watches_use for url in config.remotes)
         self._prefetcher = Prefetcher(
             config,
             self.index,
             self._ledger,
             self.counters,
-            self._disk_pause if self._has_disk else None,
+            disk_pause,
             self._remote_reads,
             layout.token_bytes,
         )
@@ -351,7 +349,7 @@ class Planner:
     def drop(self, tokens: Tokens, namespace: int = 0) -> int:
         """Forget what begins with these tokens, on every tier; gives the number of chunks."""
         dropped = self.index.drop(tokens, namespace)
-        self._clear(dropped)
+        self._disk_writes.forget(dropped)
         return len(dropped)
 
     def advance(self, now: int) -> int:
@@ -360,7 +358,8 @@ class Planner:
         What was not used for its time to live is forgotten on every tier; see `RadixIndex.advance`.
         """
         from_memory, from_disk = self.index.advance(now)
-        self._clear(from_disk)
+        if len(from_disk):
+            self._disk_writes.forget(from_disk)
         return len(from_memory) + len(from_disk)
 
     def clear(self, *, disk: bool) -> None:
@@ -374,7 +373,7 @@ class Planner:
             self._remote_reads.stop()
             for writes in self._remote_writes:
                 writes.stop()
-            self._clear(self.index.clear_all())
+            self._disk_writes.forget(self.index.clear_all())
         else:
             self.index.clear_memory()
 
@@ -397,7 +396,7 @@ class Planner:
             times,
         )
         last = int(restored.sequence.max(initial=0))
-        self.next_sequence = last + 1
+        self._disk_writes.next_sequence = last + 1
         self._admissions = last
         if saved is not None:
             self.index.adopt_saved(saved)
@@ -414,7 +413,7 @@ class Planner:
             self._complete(command, completion)
             ended.append((command, completion))
         self._prefetcher.go_on(self._admissions)
-        self._plan_spills()
+        self._disk_writes.plan()
         for writes in self._remote_writes:
             writes.plan()
         return ended
@@ -431,12 +430,7 @@ class Planner:
             self.counters.loaded += done
             self.counters.loads_failed += failed
         elif isinstance(command, Spill):
-            self.index.complete_spill(command.chunks, completion.num_ok, retry=True)
-            self._spill_bytes_inflight -= bytes_of(self.index, command.chunks)
-            self._disk_pause.note(completion.status, self._ledger.now_us)
-            done, failed = _count(command, completion.num_ok)
-            self.counters.spilled += done
-            self.counters.spills_failed += failed
+            self._disk_writes.ended(command, completion)
         elif isinstance(command, Put):
             self._remote_writes[command.remote].ended(command, completion)
         elif isinstance(command, Fetch | Get | Lookup):
@@ -464,31 +458,6 @@ class Planner:
         seen = chunks[self._sightings.note(chunks, time)]
         for writes in self._remote_writes if len(seen) else ():
             writes.seen(seen)
-
-    @property
-    def _disk_serves(self) -> bool:
-        return self._has_disk and self._disk_pause.is_over(self._ledger.now_us)
-
-    def _plan_spills(self) -> None:
-        """Copy to disk what memory has and the disk lacks, ahead of eviction."""
-        while self._disk_serves and self._spill_bytes_inflight < self._spill_window_bytes:
-            chunks, tokens, namespace, missing_units = self.index.reserve_spill(
-                self._max_spill_chunks
-            )
-            if len(chunks):
-                self._clear(self.index.take_remains())
-                self._ledger.issue(
-                    Spill(self._ledger.next_id(), chunks, tokens, namespace, self.next_sequence)
-                )
-                self.next_sequence += len(chunks)
-                self._spill_bytes_inflight += bytes_of(self.index, chunks)
-            elif not missing_units or not len(self.index.evict_for_spill(missing_units)):
-                return
-
-    def _clear(self, chunks: ChunkArray) -> None:
-        on_disk = chunks[chunks["disk_offset"] != NO_EXTENT]
-        if len(on_disk):
-            self._ledger.issue(Clear(self._ledger.next_id(), on_disk))
 
 
 def _count(command: Command, num_ok: int) -> tuple[int, int]:

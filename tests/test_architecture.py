@@ -28,7 +28,7 @@ FLOORS = (
     {"_native"},
     {"index", "tiers", "transfer", "gpu", "chunk_file"},
     {"room", "recall", "events", "remote_hints", "subtrees"},
-    {"remote_reads", "remote_writes"},
+    {"disk_writes", "remote_reads", "remote_writes"},
     {"prefetch"},
     {"planner", "executor", "restore", "follower", "publisher"},
     {"watch", "transplant"},

@@ -308,6 +308,21 @@ def test_what_is_forgotten_while_it_is_written_stays_so(engine, tmp_path, forget
         assert cache.num_restored_chunks == 0
 
 
+@pytest.mark.parametrize("forgets_all", [False, True])
+def test_what_left_the_disk_before_it_was_forgotten_stays_so(engine, tmp_path, forgets_all):
+    """A longer prompt takes the place of a short one, whose header stays in the file."""
+    tokens = prompt(1, CHUNK)
+    with open_cache(engine, tmp_path, tail_slack=0) as cache:
+        for num_tokens in (3, CHUNK):
+            assert cache.store(tokens[:num_tokens], slots(1, num_tokens)).wait()
+            cache.settle()
+        cache.clear(disk=True) if forgets_all else cache.drop(ALL)
+        cache.settle()
+
+    with open_cache(engine, tmp_path) as cache:
+        assert cache.num_restored_chunks == 0
+
+
 def test_a_disk_of_small_chunks_takes_new_ones_for_ever(engine, tmp_path):
     system, random = prompt(1, 2 * CHUNK), np.random.default_rng(3)
     config = CacheConfig(

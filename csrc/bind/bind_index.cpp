@@ -190,11 +190,13 @@ void bind_disk(IndexClass& cls) {
       "The next chunks of one path to write to disk: (chunks, tokens, digest, missing_units).");
   cls.def(
       "take_remains",
-      [](SharedIndex& index) {
-        return to_array(index.write([](RadixIndex& native) { return native.take_remains(); }));
+      [](SharedIndex& index, bool all) {
+        return to_array(
+            index.write([all](RadixIndex& native) { return native.take_remains(all); }));
       },
+      py::kw_only(), "all"_a = false,
       "Chunks that left the disk and have to be cleared there before the next spill, so that its "
-      "headers suffice.");
+      "headers suffice; or all whose headers may still be there.");
   cls.def(
       "complete_spill",
       [](SharedIndex& index, const py::object& chunks, std::int64_t num_ok, bool retry) {

@@ -63,9 +63,10 @@ void Spiller::begin_clear(Spill* spill) {
     // Not there (any more) is what was asked for.
     if (slot == DiskTable::kNoSlot || (*context_.table)[slot].state != State::kReady) continue;
     ++spill->num_in_flight;
-    discard(slot, [spill, index](int error) {
+    discard(slot, [this, spill, index](int error) {
       --spill->num_in_flight;
-      if (error != 0) spill->fail(index, status_of_errno(error));
+      if (error != 0) return spill->fail(index, status_of_errno(error));
+      sync_.written(kBlockBytes);  // nobody waits for it, but a power cut would bring it back
     });
   }
 }

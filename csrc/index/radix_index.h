@@ -108,8 +108,9 @@ class RadixIndex {
   void complete_spill(std::span<const ChunkRef> chunks, std::size_t num_ok, bool retry);
 
   // Chunks that left the disk, where their headers still are in the way: so many that the headers
-  // suffice for all that is on disk now. Whoever writes there clears them first.
-  std::vector<ChunkRef> take_remains();
+  // suffice for all that is on disk now. Whoever writes there clears them first. `all`: every one
+  // whose header may still be there, which a restart would find.
+  std::vector<ChunkRef> take_remains(bool all);
 
   // Takes memory for the chunks of a pin that are ready on disk and absent in memory, parents
   // first.

@@ -120,10 +120,11 @@ void RadixIndex::forget_remains(ChunkId id) {
   while (at != remains.end() && at->first < end) at = remains.erase(at);
 }
 
-std::vector<ChunkRef> RadixIndex::take_remains() {
+std::vector<ChunkRef> RadixIndex::take_remains(bool all) {
   TierState& disk = tier(Tier::kDisk);
   std::vector<ChunkRef> taken;
-  while (!disk.remains.empty() && disk.num_extents + disk.remains.size() > disk.max_chunks) {
+  while (!disk.remains.empty() &&
+         (all || disk.num_extents + disk.remains.size() > disk.max_chunks)) {
     taken.push_back(disk.remains.begin()->second);
     disk.remains.erase(disk.remains.begin());
   }
