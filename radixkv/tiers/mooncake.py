@@ -322,7 +322,10 @@ class MooncakeTier:
         """Set the store up, or ask whether it is there again; returns when it is."""
         pause_s = _FIRST_PAUSE_S
         while not self.is_closing:
-            reason = self._set_up() if self._store is None else self._probe()
+            try:
+                reason = self._set_up() if self._store is None else self._probe()
+            except Exception as error:  # what the client throws must not end our thread
+                reason = repr(error)
             if reason is None:
                 self._note(True, "")
                 return
