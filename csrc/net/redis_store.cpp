@@ -202,7 +202,34 @@ StoreOutcome RedisStore::get(std::span<const ChunkObject> objects) {
     if (status != CompletionStatus::kOk && i < outcome.num_ok) outcome = {i, status};
   }
   for (const ChunkObject* object : corrupt) remove(*object);
+  if (endpoint_.ttl_s > 0) renew(objects.first(outcome.num_ok));
   return outcome;
+}
+
+// What is read is used: from now on it has all of its time to live again.
+void RedisStore::renew(std::span<const ChunkObject> objects) {
+  std::string requests;
+  std::int64_t num_replies = 0;
+  const auto expire = [&](std::string_view name) {
+    append_request(&requests, {"EXPIRE", name, std::to_string(endpoint_.ttl_s)});
+    ++num_replies;
+  };
+  for (const ChunkObject& object : objects) {
+    for (std::int64_t part = 0; part < object.num_parts(); ++part) {
+      expire(object_name(shape_, object.key, part));
+    }
+    for (const std::size_t length : rung_lengths(shape_, object.tokens.size())) {
+      expire(rung_name(shape_, object.parent_key, object.tokens.first(length)));
+    }
+  }
+  connection_.send(requests);
+  for (; num_replies > 0; --num_replies) {
+    try {
+      connection_.read_number();
+    } catch (const RespError&) {
+      // It may be read, but not written, by this user: its time ends as it would have.
+    }
+  }
 }
 
 void RedisStore::remove(const ChunkObject& object) {

@@ -55,6 +55,7 @@ class RedisStore {
   std::size_t count_there(std::span<const Digest> keys);
   std::vector<Token> climb(const Digest& parent, std::span<const Token> tokens,
                            std::size_t* num_shared);
+  void renew(std::span<const ChunkObject> objects);
   void remove(const ChunkObject& object);
   void limit_time(std::int64_t num_bytes);
 
