@@ -260,12 +260,14 @@ class ChunkFile:
         rank, world_size, layout, num_spaces, num_rows, num_tokens, begin, expected, _ = rest
         if version != _VERSION:
             raise ChunkFileError(f"{self.path}: of format {version}, expected {_VERSION}")
-        self._file.seek(begin)
-        directory = self._file.read(size - _FOOTER.size - begin)
         rows_begin = 16 * num_spaces
         tokens_begin = rows_begin + num_rows * _ROW.itemsize
-        is_whole = len(directory) == tokens_begin + 4 * num_tokens
-        if not is_whole or checksum(directory) != expected:
+        num_bytes = tokens_begin + 4 * num_tokens
+        directory = b""
+        if begin + num_bytes + _FOOTER.size == size:
+            self._file.seek(begin)
+            directory = self._file.read(num_bytes)
+        if len(directory) < num_bytes or checksum(directory) != expected:
             raise ChunkFileError(f"{self.path}: its directory is damaged")
         self.form = StoredForm(layout, chunk_tokens, token_bytes, rank, world_size)
         self.digests = [directory[at : at + 16] for at in range(0, rows_begin, 16)]
@@ -274,7 +276,7 @@ class ChunkFile:
         self.digest = _digest(self.digests, self._rows, [self._tokens])
         self._counts = self._rows["num_tokens"].astype(np.int64)
         self._token_ends = np.cumsum(self._counts)
-        if not self._is_sound():
+        if not self._is_sound() or np.any(self._rows["offset"] > begin):
             raise ChunkFileError(f"{self.path}: its directory contradicts itself")
 
     def _is_sound(self) -> bool:

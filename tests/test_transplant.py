@@ -13,9 +13,11 @@ from test_cache import CHUNK, MIB, NUM_SLOTS, Engine, open_cache, prompt, slots
 from test_ranks import ThreadGroup, on_all_ranks, open_rank
 
 from radixkv import CacheConfig, ChunkFileError, KVCache, Namespace, Transplanted
+from radixkv.chunk_file import checksum
 
 ALL = np.empty(0, np.uint32)
 TOKEN_BYTES = 240  # of test_cache's engine
+FOOTER_BYTES = 96
 
 
 @pytest.fixture
@@ -181,6 +183,22 @@ def test_a_file_that_was_cut_anywhere_is_refused(file):
                 cache.import_chunks(file)
 
         assert cache.planner.index.stats().chunks == 0
+
+
+@pytest.mark.parametrize("begin", [0, 1 << 40, 1 << 63, (1 << 64) - 1])
+def test_a_directory_that_is_said_to_be_elsewhere_is_refused(file, begin):
+    """By a file whose checksums are right: they say nothing about who made it."""
+    engine = Engine()
+    with open_cache(engine) as cache:
+        store(cache, engine, prompt(1, 40))
+        cache.export_chunks(ALL, file)
+        whole = bytearray(file.read_bytes())
+        whole[-24:-16] = begin.to_bytes(8, "little")
+        whole[-8:] = checksum(bytes(whole[-FOOTER_BYTES:-8])).to_bytes(8, "little")
+        file.write_bytes(whole)
+
+        with pytest.raises(ChunkFileError, match="its directory is damaged"):
+            cache.import_chunks(file)
 
 
 def test_damage_on_disk_leaves_out_the_chunk_and_what_lies_below(tmp_path, file):
