@@ -136,6 +136,7 @@ class RemoteWrites:
         for chunks in self._waiting:
             self._counters.puts_dropped += _num_tokens(chunks)
         self._waiting.clear()
+        self._waiting_bytes = 0
         self._resting.clear()
         self._is_stopped = True
 

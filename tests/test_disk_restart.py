@@ -23,7 +23,7 @@ from dataplane import (
     tokens_of,
 )
 
-from radixkv.commands import CompletionStatus
+from radixkv.commands import Clear, CompletionStatus, Spill
 from radixkv.executor import Executor
 from radixkv.layout import KVLayout
 from radixkv.tiers.disk import DiskInspection, DiskOptions, inspect_folder
@@ -191,6 +191,21 @@ def test_a_cleared_chunk_does_not_come_back(open_tier):
 
     with open_tier() as executor:
         assert offsets(executor) == [0]
+
+
+def test_a_close_that_waits_for_nothing_still_clears(open_tier):
+    with open_tier(piece_bytes=BLOCK, depth=1) as executor:
+        put(executor, chunk(executor, 0))
+        others = [chunk(executor, number) for number in range(1, 12)]
+        for other in others:
+            store(executor, other, slots_from(0, 64))
+        for number, other in enumerate(others, 100):
+            executor.submit(Spill(number, other, tokens_of(other), NAMESPACE, number))
+        executor.submit(Clear(200, chunk(executor, 0)))
+        executor.close(drain_s=0)
+
+    with open_tier() as executor:
+        assert 0 not in offsets(executor)
 
 
 def test_clearing_what_is_not_there_is_done_at_once(open_tier):

@@ -60,8 +60,8 @@ class DiskTier {
 
   void submit(DiskCommand command);
 
-  // Ends: fetches not begun fail at once, spills go on until `drain_s` is over, what is written is
-  // synced, the lock is given back. Idempotent.
+  // Ends: fetches not begun fail at once, spills go on until `drain_s` is over, clears
+  // until they are done, what is written is synced, the lock is given back. Idempotent.
   void close(double drain_s);
 
   const DiskFile& file() const { return *file_; }

@@ -53,7 +53,11 @@ bool Spiller::must_wait(Spill* spill) const {
 }
 
 void Spiller::abandon() {
-  for (const auto& spill : running_) spill->fail(spill->next, CompletionStatus::kFailed);
+  for (const auto& spill : running_) {
+    if (spill->command.kind == CommandKind::kSpill) {
+      spill->fail(spill->next, CompletionStatus::kFailed);
+    }
+  }
 }
 
 void Spiller::begin_clear(Spill* spill) {

@@ -36,7 +36,7 @@ class Spiller {
   // Everything up to `epoch` is synced, or with an error is not.
   void on_synced(std::uint64_t epoch, int error);
 
-  // Chunks that are not begun fail.
+  // Chunks that are not begun fail. Clears go on: what they are about would be found again.
   void abandon();
 
   bool idle() const { return running_.empty() && num_clearing_ == 0; }
