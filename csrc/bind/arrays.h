@@ -5,10 +5,12 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "bind/unlock.h"
 #include "core/types.h"
 #include "index/tokens.h"
 
@@ -58,17 +60,13 @@ py::array to_array(const std::vector<ChunkRef>& chunks);
 // Destroyed after any lock of the index is, so that no one waits for the GIL with the lock held.
 class LongWalk {
  public:
-  LongWalk(const TokenView& tokens, bool release_gil)
-      : thread_(release_gil && tokens.size() > kLongTokens ? PyEval_SaveThread() : nullptr) {}
-  ~LongWalk() {
-    if (thread_ != nullptr) PyEval_RestoreThread(thread_);
+  LongWalk(const TokenView& tokens, bool release_gil) {
+    if (release_gil && tokens.size() > kLongTokens) unlock_.emplace();
   }
-  LongWalk(const LongWalk&) = delete;
-  LongWalk& operator=(const LongWalk&) = delete;
 
  private:
   static constexpr std::size_t kLongTokens = 65536;
-  PyThreadState* thread_;
+  std::optional<Unlock> unlock_;
 };
 
 }  // namespace radixkv::bind

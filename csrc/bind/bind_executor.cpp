@@ -20,6 +20,7 @@
 #include "bind/parts.h"
 #include "bind/paths.h"
 #include "bind/remote_parts.h"
+#include "bind/unlock.h"
 #include "core/tier_failure.h"
 #include "exec/executor.h"
 
@@ -113,7 +114,7 @@ AtHome<Executor> make_executor(const ExecutorOptions& options,
                                const PoolProgress& pool_progress,
                                const ScanProgress& scan_progress) {
   // The callables that came from Python take the GIL by themselves when they are called.
-  const py::gil_scoped_release unlock;
+  const Unlock unlock;
   try {
     return AtHome<Executor>(new Executor(options, disk, pool_progress, scan_progress));
   } catch (const std::system_error& error) {  // tiers say by themselves what they lack
@@ -221,7 +222,7 @@ void submit_stored(Executor& self, std::int64_t command_id, const py::array& chu
     views.push_back(std::as_bytes(std::span(view)));
   }
   const std::span<const ChunkRef> refs = view_chunks(chunks);
-  const py::gil_scoped_release unlock;
+  const Unlock unlock;
   self.submit_stored(command_id, refs, views);
 }
 
@@ -275,17 +276,17 @@ void bind_waits(ExecutorClass& executor) {
           "max"_a)
       .def(
           "wait", [](Executor& self, double timeout_s) { self.wait(timeout(timeout_s)); },
-          "timeout_s"_a, py::call_guard<py::gil_scoped_release>())
+          "timeout_s"_a, py::call_guard<Unlock>())
       .def(
           "wait_layer",
           [](Executor& self, std::int64_t command_id, std::int64_t layer, double timeout_s) {
             return self.wait_layer(command_id, layer, bounded(timeout_s));
           },
-          "command_id"_a, "layer"_a, "timeout_s"_a, py::call_guard<py::gil_scoped_release>())
+          "command_id"_a, "layer"_a, "timeout_s"_a, py::call_guard<Unlock>())
       .def("layers_done", &Executor::layers_done, "command_id"_a)
       .def(
           "close", [](Executor& self, double drain_s) { self.close(bounded(drain_s)); },
-          "drain_s"_a, py::call_guard<py::gil_scoped_release>());
+          "drain_s"_a, py::call_guard<Unlock>());
 }
 
 void bind_facts(ExecutorClass& executor) {

@@ -14,6 +14,7 @@
 #include "bind/disk_arrays.h"
 #include "bind/parts.h"
 #include "bind/paths.h"
+#include "bind/unlock.h"
 #include "core/checksum.h"
 #include "disk/inspection.h"
 
@@ -27,7 +28,7 @@ namespace {
 std::optional<py::bytes> read(const Inspection& self, std::size_t index) {
   std::vector<std::byte> payload;
   {
-    const py::gil_scoped_release unlock;
+    const Unlock unlock;
     std::optional<std::vector<std::byte>> found = self.read(index);
     if (!found) return std::nullopt;
     payload = std::move(*found);
@@ -41,7 +42,7 @@ void bind_inspection(py::module_& module) {
   py::class_<Inspection>(module, "DiskInspection")
       .def(py::init([](const py::bytes& path) {
              const std::string parsed = parse_path(path);
-             const py::gil_scoped_release unlock;
+             const Unlock unlock;
              return std::make_unique<Inspection>(parsed);
            }),
            "path"_a)
@@ -59,7 +60,7 @@ void bind_inspection(py::module_& module) {
            [](const Inspection& self) {
              return restored_fields(self.recovered(), self.file().group_id);
            })
-      .def("verify", &Inspection::verify, "index"_a, py::call_guard<py::gil_scoped_release>())
+      .def("verify", &Inspection::verify, "index"_a, py::call_guard<Unlock>())
       .def("read", &read, "index"_a,
            "The bytes of a chunk in stored form; None where they are damaged.");
   module.def(

@@ -12,6 +12,7 @@
 #include "bind/arrays.h"
 #include "bind/disk_arrays.h"
 #include "bind/remote_parts.h"
+#include "bind/unlock.h"
 
 namespace radixkv::bind {
 
@@ -87,7 +88,7 @@ std::int64_t remote_changes(const Executor& executor) {
 std::size_t finish_get(OutsideObjects& objects, std::size_t count) {
   constexpr std::int64_t kFewBytes = 2 << 20;
   const std::int64_t num_bytes = objects.num_bytes(std::min(count, objects.size()));
-  std::optional<py::gil_scoped_release> unlock;
+  std::optional<Unlock> unlock;
   if (num_bytes - objects.num_bytes(objects.num_right()) > kFewBytes) unlock.emplace();
   return objects.finish_get(count);
 }
@@ -106,7 +107,7 @@ void bind_outside_objects(py::module_& module) {
           },
           "index"_a)
       .def("buffers", &buffers_of, "count"_a)
-      .def("begin_put", &OutsideObjects::begin_put, py::call_guard<py::gil_scoped_release>())
+      .def("begin_put", &OutsideObjects::begin_put, py::call_guard<Unlock>())
       .def("begin_get", &OutsideObjects::begin_get)
       .def("finish_get", &finish_get, "count"_a)
       .def("num_bytes", &OutsideObjects::num_bytes, "num_objects"_a);
@@ -152,7 +153,7 @@ void bind_remote_commands(ExecutorClass& executor) {
           "chunk_names",
           [](const Executor& self, const py::bytes& parent_key, const TokenArray& tokens) {
             const Digest parent = to_digest("parent_key", parent_key);
-            const py::gil_scoped_release unlock;
+            const Unlock unlock;
             return self.chunk_names(parent,
                                     {tokens.data(), static_cast<std::size_t>(tokens.size())});
           },

@@ -11,6 +11,7 @@
 #include "bind/parts.h"
 #include "bind/shared_index.h"
 #include "bind/show_values.h"
+#include "bind/unlock.h"
 #include "index/run_finder.h"
 
 namespace radixkv::bind {
@@ -44,7 +45,7 @@ PyRuns find_runs(const IndexPointer& index, py::handle tokens,
                  std::optional<std::uint32_t> min_length, std::uint32_t space) {
   const TokenArgument argument(tokens);
   const TokenView view = argument.view(py::none());
-  const py::gil_scoped_release unlock;
+  const Unlock unlock;
   return {index, index->read([&](const RadixIndex& native) {
             const RunFinder& finder = finder_of(native);
             return finder.find(space, view, min_length.value_or(finder.min_length()));
@@ -66,7 +67,7 @@ void bind_index_runs(IndexClass& cls) {
       .def(
           "wait_for_runs",
           [](const SharedIndex& index, double timeout_s) {
-            const py::gil_scoped_release unlock;
+            const Unlock unlock;
             return index.wait_for_runs(timeout_s);
           },
           "timeout_s"_a = 60.0,

@@ -14,6 +14,7 @@
 #include "bind/index_parts.h"
 #include "bind/paths.h"
 #include "bind/shared_index.h"
+#include "bind/unlock.h"
 #include "index/index_file.h"
 #include "index/radix_index.h"
 #include "index/saved_index.h"
@@ -29,7 +30,7 @@ using namespace pybind11::literals;
 template <class Call>
 auto with_files(Call call) {
   try {
-    const py::gil_scoped_release unlock;
+    const Unlock unlock;
     return call();
   } catch (const std::system_error& error) {
     std::string path = error.what();  // and what is wrong with it, which Python says by itself
@@ -212,7 +213,7 @@ Raises:
       .def(
           "close", [](IndexJournal& self) { with_files([&] { self.close(); }); },
           "Flush, and write nothing more. A second call does nothing.")
-      .def("abandon", &IndexJournal::stop, py::call_guard<py::gil_scoped_release>(),
+      .def("abandon", &IndexJournal::stop, py::call_guard<Unlock>(),
            "Write nothing more, not even what has changed.")
       .def("__enter__", [](IndexJournal& self) -> IndexJournal& { return self; })
       .def(
@@ -253,14 +254,14 @@ void bind_index_saving(py::module_& module, IndexClass& cls) {
   cls.def(
       "restore",
       [](SharedIndex& index, const SavedIndex& saved) {
-        const py::gil_scoped_release unlock;
+        const Unlock unlock;
         index.write([&](RadixIndex& native) { native.restore(saved); });
       },
       "saved"_a, "Becomes what was saved. ValueError where it is not empty; see `open`.");
   cls.def(
       "adopt_saved",
       [](SharedIndex& index, const SavedIndex& saved) {
-        const py::gil_scoped_release unlock;
+        const Unlock unlock;
         return index.write([&](RadixIndex& native) { return native.adopt(saved); });
       },
       "saved"_a, "See `RadixIndex.adopt`.");

@@ -6,6 +6,7 @@
 #include <string>
 #include <variant>
 
+#include "bind/unlock.h"
 #include "cuda/cuda_transfer.h"
 #include "transfer/cpu_copy.h"
 
@@ -14,6 +15,8 @@ using namespace pybind11::literals;
 
 namespace radixkv::cuda {
 namespace {
+
+using bind::Unlock;
 
 template <typename T>
 using Array = py::array_t<T, py::array::c_style>;
@@ -129,7 +132,7 @@ std::optional<Ticket> submit(CudaTransfer& transfer, const Array<std::uint64_t>&
                              const Slots& slots, std::uintptr_t stream) {
   const SliceArrays arrays{chunks, chunk_num_tokens, first, count, slots};
   const Slices slices = arrays.slices();
-  const py::gil_scoped_release unlock;
+  const Unlock unlock;
   return kDirection == Direction::kLoad ? transfer.load(slices, stream_of(stream))
                                         : transfer.store(slices, stream_of(stream));
 }
@@ -159,8 +162,7 @@ void bind_transfer(py::module_& module) {
            }),
            "layout"_a, py::kw_only(), "device"_a = 0, "path"_a = py::none(), "max_blocks"_a = 4,
            "sort_blocks"_a = 128, "slab_bytes"_a = 32 << 20, "num_slabs"_a = 3,
-           "max_in_flight"_a = 32, "max_tokens"_a = 262144,
-           py::call_guard<py::gil_scoped_release>())
+           "max_in_flight"_a = 32, "max_tokens"_a = 262144, py::call_guard<Unlock>())
       .def("load", &submit<Direction::kLoad>, "chunks"_a.noconvert(),
            "chunk_num_tokens"_a.noconvert(), "first"_a.noconvert(), "count"_a.noconvert(),
            "slots"_a.noconvert(), "engine_stream"_a)
@@ -172,16 +174,16 @@ void bind_transfer(py::module_& module) {
           [](CudaTransfer& transfer, Ticket ticket, std::int32_t layer, std::uintptr_t stream) {
             return transfer.hold_for_layer(ticket, layer, stream_of(stream));
           },
-          "ticket"_a, "layer"_a, "stream"_a, py::call_guard<py::gil_scoped_release>())
+          "ticket"_a, "layer"_a, "stream"_a, py::call_guard<Unlock>())
       .def(
           "hold_for_end",
           [](CudaTransfer& transfer, Ticket ticket, std::uintptr_t stream) {
             return transfer.hold_for_end(ticket, stream_of(stream));
           },
-          "ticket"_a, "stream"_a, py::call_guard<py::gil_scoped_release>())
+          "ticket"_a, "stream"_a, py::call_guard<Unlock>())
       .def("is_done", &CudaTransfer::is_done, "ticket"_a)
-      .def("path", &CudaTransfer::path, "ticket"_a, py::call_guard<py::gil_scoped_release>())
-      .def("wait", &CudaTransfer::wait, "ticket"_a, py::call_guard<py::gil_scoped_release>())
+      .def("path", &CudaTransfer::path, "ticket"_a, py::call_guard<Unlock>())
+      .def("wait", &CudaTransfer::wait, "ticket"_a, py::call_guard<Unlock>())
       .def_property_readonly("path_times", [](const CudaTransfer& transfer) {
         const auto times = transfer.paths().times();
         return std::vector<PathTimes>(times.begin(), times.end());
