@@ -308,3 +308,38 @@ def test_clear_memory_leaves_the_disk():
     assert length(index, "aabb") == 4
     assert len(index.clear_all()) == 2
     assert index.stats().nodes == 1
+
+
+def test_only_the_command_that_writes_a_chunk_completes_it():
+    index = make_index()
+    chunks = reserve(index, "aabb")
+    index.complete_store(chunks, 2)
+    with index.acquire(tokens("aabb")) as handle:
+        read = index.use(handle, 0, 4)
+
+    with pytest.raises(ValueError, match="expected chunks that a command writes in memory"):
+        index.complete_store(chunks, 2)
+    with pytest.raises(ValueError, match="expected chunks that a command writes in memory"):
+        index.complete_store(read, 2)
+
+    index.check_invariants()
+    assert length(index, "aabb") == 4
+    index.release_uses(read)
+
+
+def test_a_use_ends_as_often_as_it_began():
+    index = make_index()
+    index.insert(tokens("aa"))
+    with index.acquire(tokens("aa")) as handle:
+        read = index.use(handle, 0, 2)
+    written = reserve(index, "bb")
+
+    with pytest.raises(ValueError, match="expected chunks that a command uses in memory"):
+        index.release_uses(np.concatenate([read, read]))
+    with pytest.raises(ValueError, match="expected chunks that a command uses in memory"):
+        index.release_uses(written)
+
+    index.check_invariants()
+    with index.acquire(tokens("aa")) as handle:
+        index.release_uses(np.concatenate([read, index.use(handle, 0, 2)]))
+    assert index.stats().memory.uses == 1  # of the store that has not ended

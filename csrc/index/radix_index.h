@@ -349,8 +349,8 @@ class RadixIndex {
   void vacate_with_all_below(ChunkId id, Tier which);
   void vacate_everywhere(ChunkId id);
   void add_use(ChunkId id, Tier which);
-  bool has_use(const ChunkRef& chunk, Tier which) const;
-  void require_uses(std::span<const ChunkRef> chunks, Tier which) const;
+  std::uint32_t num_uses(const ChunkRef& chunk, Tier which, bool is_written) const;
+  void require_uses(std::span<const ChunkRef> chunks, Tier which, bool is_written) const;
   bool end_use(const ChunkRef& chunk, Tier which);
   void end_reading(const ChunkRef& chunk, Tier which);
   void write_time(ChunkId id, std::uint64_t time);

@@ -152,8 +152,8 @@ void RadixIndex::append_tokens(ChunkId id, std::vector<Token>& out) const {
 }
 
 void RadixIndex::complete_spill(std::span<const ChunkRef> chunks, std::size_t num_ok, bool retry) {
-  require_uses(chunks, Tier::kMemory);
-  require_uses(chunks, Tier::kDisk);
+  require_uses(chunks, Tier::kMemory, false);
+  require_uses(chunks, Tier::kDisk, true);
   num_ok = std::min(num_ok, chunks.size());
   for (const ChunkRef& chunk : chunks.first(num_ok)) {
     if (end_use(chunk, Tier::kDisk)) set_ready(chunk.id, Tier::kDisk);
@@ -207,8 +207,8 @@ Reservation RadixIndex::reserve_fetch(const Pin& pin, std::size_t max_chunks) {
 
 void RadixIndex::complete_fetch(std::span<const ChunkRef> chunks, std::size_t num_ok,
                                 bool corrupt) {
-  require_uses(chunks, Tier::kMemory);
-  require_uses(chunks, Tier::kDisk);
+  require_uses(chunks, Tier::kMemory, true);
+  require_uses(chunks, Tier::kDisk, false);
   num_ok = std::min(num_ok, chunks.size());
   for (const ChunkRef& chunk : chunks.first(num_ok)) {
     if (end_use(chunk, Tier::kMemory)) set_ready(chunk.id, Tier::kMemory);

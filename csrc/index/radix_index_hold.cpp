@@ -103,7 +103,7 @@ std::vector<ChunkRef> RadixIndex::use(const Pin& pin, std::uint32_t first_token,
 }
 
 void RadixIndex::release_uses(std::span<const ChunkRef> slices) {
-  require_uses(slices, Tier::kMemory);
+  require_uses(slices, Tier::kMemory, false);
   for (const ChunkRef& used : slices) end_reading(used, Tier::kMemory);
 }
 

@@ -120,7 +120,7 @@ std::vector<ChunkId> RadixIndex::make_records(Path& path, const TokenRun& fresh,
 }
 
 void RadixIndex::complete_store(std::span<const ChunkRef> chunks, std::size_t num_ok) {
-  require_uses(chunks, Tier::kMemory);
+  require_uses(chunks, Tier::kMemory, true);
   num_ok = std::min(num_ok, chunks.size());
   for (const ChunkRef& chunk : chunks.first(num_ok)) {
     if (end_use(chunk, Tier::kMemory)) set_ready(chunk.id, Tier::kMemory);

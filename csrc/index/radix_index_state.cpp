@@ -148,21 +148,31 @@ void RadixIndex::add_use(ChunkId id, Tier which) {
   ++tier(which).num_uses;
 }
 
-bool RadixIndex::has_use(const ChunkRef& chunk, Tier which) const {
+// Uses of the extent by commands that write it, or that read it; in limbo they may be either.
+std::uint32_t RadixIndex::num_uses(const ChunkRef& chunk, Tier which, bool is_written) const {
   const std::uint32_t offset = offset_of(chunk, which);
-  if (tier(which).limbo.contains(offset)) return true;
-  return chunks_.is_current(chunk.id, chunk.generation) &&
-         chunks_[chunk.id].offset[index_of(which)] == offset &&
-         chunks_[chunk.id].uses[index_of(which)] > 0;
+  const auto limbo = tier(which).limbo.find(offset);
+  if (limbo != tier(which).limbo.end()) return limbo->second.second;
+  const bool is_meant = chunks_.is_current(chunk.id, chunk.generation) &&
+                        chunks_[chunk.id].offset[index_of(which)] == offset &&
+                        chunks_.has(chunk.id, state::writing(which)) == is_written;
+  return is_meant ? chunks_[chunk.id].uses[index_of(which)] : 0;
 }
 
-void RadixIndex::require_uses(std::span<const ChunkRef> chunks, Tier which) const {
+void RadixIndex::require_uses(std::span<const ChunkRef> chunks, Tier which, bool is_written) const {
+  // On a path each chunk stands once. Only else are they counted.
+  const bool is_path =
+      std::adjacent_find(chunks.begin(), chunks.end(), [](const ChunkRef& a, const ChunkRef& b) {
+        return a.span >= b.span;
+      }) == chunks.end();
+  std::unordered_map<std::uint32_t, std::uint32_t> num_named;
   for (const ChunkRef& chunk : chunks) {
-    if (has_use(chunk, which)) continue;
-    throw std::invalid_argument("chunks: expected chunks that a command uses in " +
-                                std::string(which == Tier::kMemory ? "memory" : "disk") +
-                                ", got id " + std::to_string(chunk.id) + ", generation " +
-                                std::to_string(chunk.generation));
+    const std::uint32_t wanted = is_path ? 1 : ++num_named[offset_of(chunk, which)];
+    if (num_uses(chunk, which, is_written) >= wanted) continue;
+    throw std::invalid_argument(
+        "chunks: expected chunks that a command " + std::string(is_written ? "writes" : "uses") +
+        " in " + (which == Tier::kMemory ? "memory" : "disk") + ", got id " +
+        std::to_string(chunk.id) + ", generation " + std::to_string(chunk.generation));
   }
 }
 
