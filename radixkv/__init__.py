@@ -1,6 +1,6 @@
 """radixkv: KV caches outside the GPU, found by a radix tree over token ids."""
 
-from radixkv.cache import KVCache, Ticket
+from radixkv.cache import KVCache
 from radixkv.commands import (
     Clear,
     Command,
@@ -47,6 +47,7 @@ from radixkv.planner import Planner
 from radixkv.prefetch import Prefetch
 from radixkv.recall import IndexKeeper, keep_index, recall
 from radixkv.restore import inspect_ranks
+from radixkv.ticket import Ticket
 from radixkv.ticks import RateMeter, Rates, TickRecord, TickRow
 from radixkv.transplant import Transplanted
 from radixkv.watch import serve_status

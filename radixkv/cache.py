@@ -18,6 +18,7 @@ import time
 import uuid
 from functools import partial
 from typing import Literal, Self
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,43 +43,10 @@ from radixkv.planner import Planner
 from radixkv.prefetch import Prefetch
 from radixkv.recall import IndexKeeper, keep_index, recall
 from radixkv.restore import check_groups, fingerprints, in_common
+from radixkv.ticket import Ticket
 from radixkv.ticks import RateMeter, TickRecord, decode, encode
 from radixkv.transplant import Progress, Transplanted, export_chunks, import_chunks, nothing
 from radixkv.watch import serve_status
-
-
-class Ticket:
-    """Something under way: wait for it, or for one of its layers."""
-
-    def __init__(self, cache: KVCache, command_id: int) -> None:
-        self._cache = cache
-        self.command_id = command_id
-
-    @property
-    def done(self) -> bool:
-        """Whether `tick()` has heard of its end."""
-        return self._cache.completion(self.command_id) is not None
-
-    def wait(self, timeout_s: float = 60.0) -> bool:
-        """Tick until it ended; whether all of it is done. Not for engines with several ranks.
-
-        Raises:
-            TimeoutError: It did not end in time; it still may.
-        """
-        deadline = time.monotonic() + timeout_s
-        while (completion := self._cache.completion(self.command_id)) is None:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"command {self.command_id} did not end in {timeout_s} s")
-            self._cache.wait_for_completion(0.05)
-            self._cache.tick()
-        return completion.status is CompletionStatus.OK
-
-    def wait_layer(self, layer: int, timeout_s: float = 60.0, stream: int = 0) -> bool:
-        """Block until a load has copied this layer; False if it failed or time ran out.
-
-        On a GPU it is `stream` that waits, not the caller.
-        """
-        return self._cache.executor.wait_layer(self.command_id, layer, timeout_s, stream)
 
 
 class KVCache:
@@ -137,7 +105,7 @@ class KVCache:
             raise
         self.keeper = self._keep_index()
         self._heard: dict[int, Completion] = {}
-        self._ended: dict[int, Completion] = {}
+        self._tickets: WeakValueDictionary[int, Ticket] = WeakValueDictionary()
         self._meter = RateMeter(time.monotonic(), self.config.chunk_tokens)
         self._metrics = Metrics(rank=self._group.rank) if self.config.metrics else None
         self._status = serve_status(self.planner) if self.config.metrics else None
@@ -218,7 +186,7 @@ class KVCache:
             is_computed=is_computed,
         )
         self._submit()
-        return None if command is None else Ticket(self, command.command_id)
+        return None if command is None else self._ticket(command)
 
     def load(self, handle: PrefixHandle, slots: EngineSlots, first_token: int = 0) -> Ticket:
         """Copy the KV of a pinned prefix into engine memory, layer by layer.
@@ -238,7 +206,7 @@ class KVCache:
         """
         command = self.planner.load(handle, first_token, slots)
         self._submit()
-        return Ticket(self, command.command_id)
+        return self._ticket(command)
 
     def begin_loads(self) -> None:
         """Begin, on a GPU, the loads queued since the last call, together: layer 0 of all comes
@@ -408,7 +376,8 @@ class KVCache:
         ended = self.planner.apply(record)
         for _, completion in ended:
             self._heard.pop(completion.command_id, None)
-            self._remember(completion)
+            if (ticket := self._tickets.pop(completion.command_id, None)) is not None:
+                ticket.completion = completion
         self._submit()
         return ended
 
@@ -427,10 +396,6 @@ class KVCache:
         What it takes to compute decides whether a prefetch from the disk is worth waiting for.
         """
         self._meter.note_computed(num_tokens)
-
-    def completion(self, command_id: int) -> Completion | None:
-        """How a command ended, or None if it has not (or so long ago that it is forgotten)."""
-        return self._ended.get(command_id)
 
     def wait_for_completion(self, timeout_s: float) -> None:
         """Sleep until this rank has something to tell, or time is up."""
@@ -462,7 +427,11 @@ class KVCache:
         self.close()
 
     def _tree(self, namespace: int | None) -> int:
-        return self._default_namespace if namespace is None else namespace
+        if namespace is None:
+            return self._default_namespace
+        if namespace not in self._digests:
+            raise ValueError(f"namespace: expected a number from namespace_id, got {namespace!r}")
+        return namespace
 
     def _submit(self) -> None:
         for command in (commands := self.planner.take_commands()):
@@ -473,10 +442,10 @@ class KVCache:
                     self._heard[id] = Completion(id, 0, CompletionStatus.FAILED)
                 raise
 
-    def _remember(self, completion: Completion) -> None:
-        self._ended[completion.command_id] = completion
-        if len(self._ended) > 4096:
-            del self._ended[next(iter(self._ended))]
+    def _ticket(self, command: Command) -> Ticket:
+        ticket = Ticket(command.command_id, self.executor, self.tick)
+        self._tickets[command.command_id] = ticket  # not for longer than somebody has it
+        return ticket
 
     def _restore(self) -> int:
         """Put what the disk holds into the tree: what every rank has alike."""

@@ -210,7 +210,7 @@ class RadixKVStorage(HiCacheStorage):  # type: ignore[misc]
             return self._kv.load(handle, slots)
 
     def _is_loaded(self, ticket: Ticket | None) -> bool:
-        completion = None if ticket is None else self._kv.completion(ticket.command_id)
+        completion = None if ticket is None else ticket.completion
         return completion is not None and completion.status is CompletionStatus.OK
 
     # --- time goes on

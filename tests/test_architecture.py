@@ -31,7 +31,7 @@ FLOORS = (
     {"disk_writes", "remote_reads", "remote_writes"},
     {"prefetch"},
     {"planner", "executor", "restore", "follower", "publisher"},
-    {"watch", "transplant"},
+    {"watch", "transplant", "ticket"},
     {"cache", "replay"},
     {"cli"},
 )

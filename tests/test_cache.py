@@ -248,6 +248,30 @@ def test_a_prompt_may_lie_on_both_tiers(engine, tmp_path):
     assert np.array_equal(engine.rows(slots(9, 80)), rows)
 
 
+@pytest.mark.parametrize("namespace", [77, -1, Namespace("", bytes(16)), "tenant"])
+def test_a_namespace_of_nobody_is_named(cache, namespace, tmp_path):
+    for call in (
+        lambda: cache.match(prompt(1, 40), namespace),
+        lambda: cache.store(prompt(1, 40), slots(5, 40), namespace),
+        lambda: cache.import_chunks(tmp_path / "file", namespace),
+    ):
+        with pytest.raises(ValueError, match="namespace: expected a number from namespace_id, got"):
+            call()
+
+
+def test_a_ticket_knows_its_end_however_much_ends_after_it(engine, cache):
+    tokens = prompt(1, 40)
+    first = cache.store(tokens, slots(5, 40))
+    assert first.wait()
+    with cache.acquire(tokens) as handle:
+        for _ in range(5000):
+            cache.load(handle, slots(9, 1))
+        assert cache.settle()
+
+    assert first.done
+    assert first.wait(timeout_s=0)
+
+
 def test_a_failed_store_is_a_miss_and_can_be_repeated(engine, cache):
     tokens = prompt(1, 40)
     cache.executor.inject_fault(Store, fail=True)
