@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -309,7 +311,7 @@ def test_doctor_takes_the_file_that_the_environment_names(healthy, monkeypatch):
 
 
 def test_doctor_probes_the_disk_without_making_the_folder(healthy, tmp_path):
-    folder = tmp_path / "kv" / "deeper"
+    folder = tmp_path / "kv"
     healthy.write_text(f"memory: {{size: 64MiB}}\ndisk: {{path: {folder}, size: 1MiB}}\n")
 
     found, _ = findings("--config", healthy)
@@ -318,6 +320,32 @@ def test_doctor_probes_the_disk_without_making_the_folder(healthy, tmp_path):
     assert found["disk room"]["status"] == "ok"
     assert str(tmp_path) in found["O_DIRECT"]["finding"]
     assert not (tmp_path / "kv").exists()
+
+
+def test_doctor_fails_where_the_folder_above_is_missing(healthy, tmp_path):
+    folder = tmp_path / "kv" / "deeper"
+    healthy.write_text(f"memory: {{size: 64MiB}}\ndisk: {{path: {folder}, size: 1MiB}}\n")
+
+    found, exit_code = findings("--config", healthy)
+
+    assert exit_code == 1
+    assert found["disk folder"]["finding"] == f"the folder above {folder} does not exist"
+
+
+def test_doctor_warns_where_direct_io_is_refused(healthy, tmp_path, monkeypatch):
+    opened = os.open
+
+    def refuse(path, flags, *rest):
+        if flags & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return opened(path, flags, *rest)
+
+    monkeypatch.setattr(os, "open", refuse)
+    healthy.write_text(f"memory: {{size: 64MiB}}\ndisk: {{path: {tmp_path}, size: 1MiB}}\n")
+
+    found, exit_code = findings("--config", healthy)
+
+    assert (exit_code, found["O_DIRECT"]["status"]) == (0, "warn")
 
 
 def test_doctor_warns_of_a_disk_size_without_a_path(healthy):

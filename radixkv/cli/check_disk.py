@@ -54,6 +54,9 @@ def _check_folder(wanted: Path, existing: Path) -> Check:
     obstacle = next((path for path in (wanted, *wanted.parents) if os.path.exists(path)), existing)
     if obstacle != existing:
         return fail("disk folder", f"{obstacle} is not a folder", "choose another disk.path")
+    if existing not in (wanted, wanted.parent):
+        finding = f"the folder above {wanted} does not exist"
+        return fail("disk folder", finding, "create it, or choose another disk.path")
     if not os.access(existing, os.W_OK | os.X_OK):
         advice = f"choose another disk.path, or give this user the right to write to {existing}"
         return fail("disk folder", f"{existing} is not writable", advice)
@@ -90,8 +93,8 @@ def _check_direct_io(folder: Path) -> Check:
 
 
 def _no_direct_io(folder: Path, error: OSError) -> Check:
-    finding = f"does not work in {folder} ({error.strerror})"
-    return fail("O_DIRECT", finding, "put disk.path on a local ext4 or xfs file system")
+    finding = f"refused in {folder} ({error.strerror}): what is read and written is cached twice"
+    return warn("O_DIRECT", finding, "put disk.path on a local ext4 or xfs file system")
 
 
 def _check_io_uring(config: CacheConfig) -> Check:
