@@ -110,9 +110,10 @@ def ask(path: Path) -> Status:
         parts = []
         while part := asker.recv(1 << 16):
             parts.append(part)
-    if not parts:
-        raise ConnectionError(f"{path}: closed without an answer")
-    status: Status = json.loads(b"".join(parts))
+    try:
+        status: Status = json.loads(b"".join(parts))
+    except ValueError as error:
+        raise ConnectionError(f"{path}: closed before its answer was whole") from error
     return status
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,10 @@ from click.testing import CliRunner
 
 from radixkv import RadixIndex
 from radixkv.cli import main
+from radixkv.replay import Setup
 from radixkv.status import StatusServer, ask, find_servers, folder, pid_of
 from radixkv.subtrees import largest_subtrees
+from radixkv.watch import read_status
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PROGRAM = """
@@ -149,6 +152,30 @@ def test_the_one_to_look_at_is_named_where_there_are_several(running):
     assert "choose one by --pid" in result.output
     assert str(running.pid) in result.output
     assert f"process {running.pid}" in chosen.output
+
+
+def test_all_caches_of_a_process_are_shown_as_they_come_and_go(own_folder):
+    kept = read_status(Setup(memory_tokens=640).make_planner(), seed=1)
+    with (
+        closing(StatusServer(lambda: kept | {"policy": "lfu"})),
+        closing(StatusServer(lambda: kept)) as second,
+        closing(StatusServer(dict)),  # its planner is gone
+    ):
+        both = CliRunner().invoke(main, ["top", "--once"])
+        second.close()
+        one = CliRunner().invoke(main, ["top", "--once"])
+
+    assert both.output.count(f"process {os.getpid()}") == 2
+    assert one.output.count(f"process {os.getpid()}") == 1
+    assert "policy lfu" in one.output
+
+
+def test_a_process_whose_cache_has_gone_is_named(own_folder):
+    with closing(StatusServer(dict)):
+        result = CliRunner().invoke(main, ["top", "--once"])
+
+    assert result.exit_code == 1
+    assert f"process {os.getpid()} has no cache any more" in result.output
 
 
 def test_nobody_else_can_ask():

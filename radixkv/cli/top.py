@@ -32,44 +32,62 @@ _RATES = ("stored", "loaded", "fetched", "spilled", "put", "got")
 def top(pid: int | None, interval_s: float, once: bool) -> None:
     """Show the tiers, what moves, and the largest subtrees of a cache on this machine.
 
-    Finds caches of processes that run as the same user (settings: `metrics`). Shares of subtrees
-    are estimates from a sample, so that a look costs the engine next to nothing.
+    Finds caches of processes that run as the same user (settings: `metrics`); all that a process
+    has are shown, one below the other. Shares of subtrees are estimates from a sample, so that a
+    look costs the engine next to nothing.
     """
-    path = _choose(pid)
+    chosen = _choose(pid)
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 120
-    before: Status | None = None
+    before: dict[Path, Status] = {}
     try:
         if once:
-            console.print(render(_ask(path), None))
+            console.print(_render_all(_look(chosen), {}))
             return
         with Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
             while True:
-                status = _ask(path)
-                live.update(render(status, before), refresh=True)
-                before = status
+                now = _look(chosen)
+                live.update(_render_all(now, before), refresh=True)
+                before = now
                 time.sleep(interval_s)
     except KeyboardInterrupt:
         return
 
 
-def _choose(pid: int | None) -> Path:
-    paths = [path for path in find_servers() if pid in (None, pid_of(path))]
-    if not paths:
+def _choose(pid: int | None) -> int:
+    """The process to look at."""
+    pids = sorted({pid_of(path) for path in find_servers() if pid in (None, pid_of(path))})
+    if not pids:
         whose = "of this user" if pid is None else f"in process {pid}"
         raise click.ClickException(f"no cache {whose} answers; is `metrics` on in its settings?")
-    if len({pid_of(path) for path in paths}) > 1:
-        pids = ", ".join(str(pid_of(path)) for path in paths)
-        raise click.ClickException(f"several processes have a cache: choose one by --pid: {pids}")
-    return paths[0]
+    if len(pids) > 1:
+        these = ", ".join(str(one) for one in pids)
+        raise click.ClickException(f"several processes have a cache: choose one by --pid: {these}")
+    return pids[0]
 
 
-def _ask(path: Path) -> Status:
-    try:
-        return ask(path)
-    except OSError as error:
-        raise click.ClickException(f"process {pid_of(path)}: {error}") from error
+def _look(pid: int) -> dict[Path, Status]:
+    """What the caches of a process tell; they come and go."""
+    found = {}
+    for path in find_servers():
+        if pid_of(path) != pid:
+            continue
+        try:
+            status = ask(path)
+        except (FileNotFoundError, ConnectionError):  # closed meanwhile
+            continue
+        except OSError as error:
+            raise click.ClickException(f"process {pid} does not answer: {error}") from error
+        if status:
+            found[path] = status
+    if not found:
+        raise click.ClickException(f"process {pid} has no cache any more")
+    return found
+
+
+def _render_all(now: dict[Path, Status], before: dict[Path, Status]) -> RenderableType:
+    return Group(*(render(status, before.get(path)) for path, status in now.items()))
 
 
 def render(status: Status, before: Status | None) -> RenderableType:
