@@ -36,6 +36,9 @@ _MOONCAKE_OPTIONS = (
     *("segment", "host", "protocol", "devices"),
     *("metadata", "replicas", "pin", "timeout", "write"),
 )
+_LARGEST_NUMBER = (1 << 31) - 1
+_MOST_DIGITS = 10
+_LONGEST_TIMEOUT_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +150,14 @@ def _parse_redis(parts: SplitResult, options: Mapping[str, str]) -> RedisUrl:
         port=_port(parts, 6379),
         username=unquote(parts.username or ""),
         password=unquote(parts.password or ""),
-        database=_number(options.get("db") or ("" if is_unix else parts.path.strip("/"))),
+        database=_number(
+            "database", options.get("db") or ("" if is_unix else parts.path.strip("/")) or "0"
+        ),
         tls=parts.scheme.startswith("rediss"),
         ca_file=options.get("ca", ""),
         verifies_server=_choice(options, "verify", ("yes", "no")) == "yes",
         timeout_s=_timeout(options),
-        ttl_s=round(_duration(options, "ttl", 0.0)),
+        ttl_s=_time_to_live(options),
         write=_write_policy(options),
     )
 
@@ -185,7 +190,7 @@ def _parse_mooncake(parts: SplitResult, options: Mapping[str, str]) -> MooncakeU
         protocol=_choice(options, "protocol", ("tcp", "rdma")),
         devices=options.get("devices", ""),
         segment_bytes=segment_bytes,
-        num_replicas=max(1, _number(options.get("replicas", "1"))),
+        num_replicas=_number("replicas", options.get("replicas", "1"), least=1),
         soft_pin=_choice(options, "pin", ("no", "soft")) == "soft",
         timeout_s=_timeout(options),
         write=_write_policy(options),
@@ -208,15 +213,19 @@ def _host(parts: SplitResult) -> str:
 
 def _port(parts: SplitResult, default: int) -> int:
     try:
-        return parts.port or default
+        port = default if parts.port is None else parts.port
     except ValueError:
-        raise _refusal("expected a port from 1 to 65535") from None
+        port = 0
+    if not port:
+        raise _refusal("expected a port from 1 to 65535")
+    return port
 
 
-def _number(text: str) -> int:
-    if text and not text.isdecimal():
-        raise _refusal(f"expected a number, got {text!r}")
-    return int(text or 0)
+def _number(name: str, text: str, least: int = 0) -> int:
+    number = int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else -1
+    if not least <= number <= _LARGEST_NUMBER:
+        raise _refusal(f"{name}: expected a number from {least} to {_LARGEST_NUMBER}, got {text!r}")
+    return number
 
 
 def _choice(options: Mapping[str, str], name: str, choices: tuple[str, ...]) -> str:
@@ -229,9 +238,17 @@ def _choice(options: Mapping[str, str], name: str, choices: tuple[str, ...]) -> 
 
 def _timeout(options: Mapping[str, str]) -> float:
     seconds = _duration(options, "timeout", 1.0)
-    if not seconds:
-        raise _refusal("timeout: expected more than 0")
+    if not 0 < seconds <= _LONGEST_TIMEOUT_S:
+        raise _refusal(f"timeout: expected more than 0, at most {_LONGEST_TIMEOUT_S:g}s")
     return seconds
+
+
+def _time_to_live(options: Mapping[str, str]) -> int:
+    """In the whole seconds that a server counts; 0 is never."""
+    seconds = _duration(options, "ttl", 0.0)
+    if seconds and not 1 <= seconds <= _LARGEST_NUMBER:
+        raise _refusal(f"ttl: expected 0 (never) or from 1s to {_LARGEST_NUMBER}s")
+    return round(seconds)
 
 
 def _write_policy(options: Mapping[str, str]) -> WritePolicy:
