@@ -7,7 +7,8 @@ each payload in stored form, with a checksum of its own. The footer, at the very
 layout, the directory's place, and checksums of both. So a file that was cut is refused whole, and a
 payload that was spoilt costs that chunk and what lies below it.
 
-A file takes the place of another one only once it is whole and on the disk.
+A file takes the place of another one only once it is whole and on the disk. Its user alone may
+read it, since it holds prompts.
 """
 
 from __future__ import annotations
@@ -82,7 +83,11 @@ class ChunkFileWriter:
         self._digests: dict[bytes, int] = {}
         self._rows: list[tuple[int, int, int, int, int, int]] = []
         self._tokens: list[NDArray[np.uint32]] = []
-        self._file: BinaryIO = self._draft.open("wb")
+        try:
+            draft = os.open(self._draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        except OSError as error:  # of a name that the caller does not know
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+        self._file: BinaryIO = os.fdopen(draft, "wb")
         self._file.write(_MAGIC)
         self._num_bytes = len(_MAGIC)
 

@@ -249,6 +249,21 @@ def test_an_export_that_fails_leaves_the_file_before(file, monkeypatch):
     assert list(file.parent.iterdir()) == [file]
 
 
+def test_nobody_else_reads_what_is_exported(file):
+    with open_cache(Engine()) as cache:
+        cache.export_chunks(ALL, file)
+
+    assert file.stat().st_mode & 0o077 == 0
+
+
+def test_an_export_to_no_folder_names_the_file(file):
+    missing = file.parent / "missing" / "kv.chunks"
+    with open_cache(Engine()) as cache, pytest.raises(FileNotFoundError) as caught:
+        cache.export_chunks(ALL, missing)
+
+    assert caught.value.filename == str(missing)
+
+
 def test_an_export_to_a_full_disk_leaves_nothing(file):
     engine = Engine()
     with open_cache(engine) as cache:
