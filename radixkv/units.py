@@ -64,4 +64,5 @@ def _parse(text: str, units: dict[str, float] | dict[str, int]) -> float:
         return number * units[unit]
     if number == 0 and not unit:
         return 0.0
-    raise ValueError(f"unknown unit {unit!r}, known are {', '.join(units)}")
+    wrong = f"unknown unit {unit!r}" if unit else f"{text!r} lacks its unit"
+    raise ValueError(f"{wrong}, known are {', '.join(units)}")

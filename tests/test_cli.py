@@ -153,6 +153,8 @@ def test_calc_counts_layers_with_windows_whole_and_says_who_serves_them(tmp_path
         ({**LLAMA_8B, "torch_dtype": "int3"}, "KV of type int3"),
         ({**LLAMA_8B, "num_hidden_layers": "many"}, "expected a whole number above 0, got 'many'"),
         ({**LLAMA_8B, "num_attention_heads": 0}, "num_attention_heads: expected a whole number"),
+        ({**LLAMA_8B, "text_config": [1]}, "text_config: expected an object, got [1]"),
+        ({**LLAMA_8B, "layer_types": [[1]]}, "layer_types: expected a list of names"),
     ],
 )
 def test_calc_says_what_it_cannot_read(tmp_path, config, message):
@@ -187,7 +189,7 @@ def test_calc_refuses_a_size_without_unit(tmp_path):
     result = run("calc", write_config(tmp_path, LLAMA_8B), "--size", "20")
 
     assert result.exit_code == 2
-    assert "unknown unit" in result.output
+    assert "'20' lacks its unit" in result.output
 
 
 def test_config_prints_the_example():

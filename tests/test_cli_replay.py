@@ -66,4 +66,6 @@ def test_what_is_wrong_is_said_in_one_line(trace, tmp_path):
     for size in ("-5%", "nan%", "1e400%", "2000TiB"):
         assert "expected at most 1024TiB or 10000%" in run(trace, "--memory", size).output
     assert "No such file" in run(trace, "--memory", "10%", "--csv", tmp_path / "no/rows").output
-    assert run(trace, "--model", tmp_path).exit_code == 1
+    assert "no config.json there" in run(trace, "--model", tmp_path).output
+    (tmp_path / "bad.jsonl").write_bytes(b"\x1f\x8b")
+    assert "expected JSON lines in UTF-8" in run(tmp_path / "bad.jsonl").output

@@ -10,8 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from radixkv.cli.kv_shape import ELEMENT_BYTES, has_windows, kv_layout, read_config
-from radixkv.errors import UnsupportedError
+from radixkv.cli.kv_shape import ELEMENT_BYTES, has_windows, read_model
 from radixkv.layout import UNITS_PER_CHUNK, KVLayout
 from radixkv.units import approximate_size, parse_size
 
@@ -76,18 +75,7 @@ def calc(
     radixkv calc ./Llama-3.1-8B-Instruct --size 100GiB
     radixkv calc ./DeepSeek-V3/config.json --size 1TiB --tp 8 --dtype fp8_e4m3
     """
-    try:
-        config = read_config(model)
-        layout = kv_layout(config, dtype, num_ranks)
-    except FileNotFoundError as error:
-        message = f"{model}: no config.json there, nor a downloaded model of this name"
-        raise click.ClickException(message) from error
-    except OSError as error:
-        raise click.ClickException(f"{model}: {error.strerror}") from error
-    except ValueError as error:
-        raise click.ClickException(f"{model}: not a model's config.json ({error})") from error
-    except UnsupportedError as error:
-        raise click.ClickException(f"{model}: {error}") from error
+    config, layout = read_model(model, dtype, num_ranks)
     result = capacity(layout, num_ranks, size_bytes, chunk_tokens)
     if as_json:
         click.echo(json.dumps(asdict(result)))

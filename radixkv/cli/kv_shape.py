@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import click
+
 from radixkv.errors import UnsupportedError
 from radixkv.layout import KVLayout
 
@@ -18,6 +20,28 @@ _STATE_KEYS = {
 
 _WINDOW = "sliding_attention"
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "fp8_e4m3": 1, "fp8_e5m2": 1}
+
+
+def read_model(
+    model: str, dtype: str | None, num_ranks: int = 1
+) -> tuple[Mapping[str, Any], KVLayout]:
+    """What a shell's user named: its config.json, and the KV of one token on one rank.
+
+    Raises:
+        ClickException: There is no such model, or it is not served; says which.
+    """
+    try:
+        config = read_config(model)
+        return config, kv_layout(config, dtype, num_ranks)
+    except FileNotFoundError as error:
+        message = f"{model}: no config.json there, nor a downloaded model of this name"
+        raise click.ClickException(message) from error
+    except OSError as error:
+        raise click.ClickException(f"{model}: {error.strerror}") from error
+    except ValueError as error:
+        raise click.ClickException(f"{model}: not a model's config.json ({error})") from error
+    except UnsupportedError as error:
+        raise click.ClickException(f"{model}: {error}") from error
 
 
 def read_config(model: str) -> dict[str, Any]:
@@ -54,7 +78,7 @@ def kv_layout(config: Mapping[str, Any], dtype: str | None = None, num_ranks: in
             the heads do not divide among the ranks.
         ValueError: A number is missing, or is none.
     """
-    text = {**config, **(config.get("text_config") or {})}
+    text = _text_part(config)
     _refuse_hybrids(text)
     dtype = dtype or str(text.get("dtype") or text.get("torch_dtype") or "bfloat16")
     if dtype not in ELEMENT_BYTES:
@@ -77,12 +101,25 @@ def kv_layout(config: Mapping[str, Any], dtype: str | None = None, num_ranks: in
 
 def has_windows(config: Mapping[str, Any]) -> bool:
     """Whether some layers attend to the last tokens only; all the same their KV is kept whole."""
-    text = {**config, **(config.get("text_config") or {})}
-    return _WINDOW in (text.get("layer_types") or ())
+    return _WINDOW in _layer_types(_text_part(config))
+
+
+def _text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    text = config.get("text_config") or {}
+    if not isinstance(text, dict):
+        raise ValueError(f"text_config: expected an object, got {text!r}")
+    return {**config, **text}
+
+
+def _layer_types(text: Mapping[str, Any]) -> list[str]:
+    kinds = text.get("layer_types") or []
+    if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
+        raise ValueError(f"layer_types: expected a list of names, got {kinds!r}")
+    return kinds
 
 
 def _refuse_hybrids(text: Mapping[str, Any]) -> None:
-    kinds = set(text.get("layer_types") or ()) - {"full_attention", _WINDOW}
+    kinds = set(_layer_types(text)) - {"full_attention", _WINDOW}
     if kinds:
         raise UnsupportedError(f"layers of type {', '.join(sorted(kinds))} are not served yet")
     if _STATE_KEYS & text.keys():
@@ -97,7 +134,7 @@ def _number(text: Mapping[str, Any], *names: str) -> int:
         value = text.get(name)
         if value is None:
             continue
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name}: expected a whole number above 0, got {value!r}")
         return value
     raise ValueError(f"{names[0]} is missing")

@@ -14,10 +14,9 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from radixkv.cli.kv_shape import ELEMENT_BYTES, kv_layout, read_config
+from radixkv.cli.kv_shape import ELEMENT_BYTES, read_model
 from radixkv.cli.replay_plot import plot
 from radixkv.config import DEFAULT_POLICY, POLICIES, Policy
-from radixkv.errors import UnsupportedError
 from radixkv.layout import KVLayout
 from radixkv.replay import Replay, Setup, Trace, TraceError, ideal, optimum, read_trace, replay
 from radixkv.replay.run import DEFAULT_LAYOUT
@@ -179,7 +178,7 @@ def replay_command(
     radixkv replay conversation.jsonl --policy reuse --policy lru --memory 10%
     radixkv replay agents/ --tokenizer tokenizer.json --csv rows.csv --plot rates.svg
     """
-    layout = _layout(model, dtype)
+    layout = DEFAULT_LAYOUT if model is None else read_model(model, dtype)[1]
     console = Console(stderr=True)
     rows: list[Row] = []
     for path in traces:
@@ -198,15 +197,6 @@ def replay_command(
             raise click.ClickException(f"{csv_path}: {error.strerror}") from error
     if plot_path:
         plot(plot_path, [row.values() for row in rows])
-
-
-def _layout(model: str | None, dtype: str | None) -> KVLayout:
-    if model is None:
-        return DEFAULT_LAYOUT
-    try:
-        return kv_layout(read_config(model), dtype)
-    except (OSError, ValueError, UnsupportedError) as error:
-        raise click.ClickException(f"{model}: {error}") from error
 
 
 def _replay_all(

@@ -135,8 +135,10 @@ def read_trace(path: Path, tokenizer: Path | None = None) -> Trace:
 def _lines(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     try:
         text = file.read_text(encoding="utf-8-sig")  # a mark of its encoding may stand first
-    except (OSError, UnicodeDecodeError) as error:
-        raise TraceError(f"{file}: {error}") from error
+    except OSError as error:
+        raise TraceError(f"{file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise TraceError(f"{file}: expected JSON lines in UTF-8 ({error})") from error
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -150,9 +152,7 @@ def _lines(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _parse(line: Mapping[str, Any], encode: Tokenizer, number_of: dict[int, int]) -> Request:
-    timestamp = float(line.get("timestamp") or 0)
-    if not math.isfinite(timestamp):
-        raise ValueError(f"timestamp: expected a number, got {timestamp}")
+    timestamp = _number("timestamp", line.get("timestamp") or 0)
     if line.get("hash_ids") is not None:
         ids, num_tokens = _block_ids(line["hash_ids"], line.get("input_length"), number_of)
         return Request(ids, num_tokens, timestamp)
@@ -167,25 +167,40 @@ def _parse(line: Mapping[str, Any], encode: Tokenizer, number_of: dict[int, int]
     raise ValueError("expected hash_ids, tokens or text")
 
 
+def _number(key: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{key}: expected a number, got {value!r}")
+    return number
+
+
 def _block_ids(blocks: object, length: Any, number_of: dict[int, int]) -> tuple[Ids, int]:
     """The ids of a prompt's blocks and its number of tokens."""
     if not isinstance(blocks, list):
         raise ValueError("hash_ids: expected a list of ids")
     if length is None:
         raise ValueError("hash_ids: expected input_length beside them")
+    if not all(isinstance(block, int | float | str) for block in blocks):
+        raise ValueError("hash_ids: expected numbers or texts")
     # Numbered anew, so that tokens made of them fit into 32 bits whatever the ids are.
     ids = [number_of.setdefault(block, len(number_of)) for block in blocks]
     if len(number_of) > MOST_BLOCKS:
         raise ValueError(f"hash_ids: the {MOST_BLOCKS + 1}th different one, no more fit")
-    num_tokens = int(length)
+    num_tokens = int(_number("input_length", length))
     if num_tokens < 0 or len(ids) != -(-num_tokens // MOONCAKE_BLOCK_TOKENS):
         raise ValueError(f"hash_ids: {len(ids)} ids for {num_tokens} tokens")
     return np.array(ids, np.uint32), num_tokens
 
 
 def _token_ids(key: str, value: object) -> Ids:
-    ids = np.array(value)
-    if ids.size == 0:
+    try:
+        ids = np.array(value)
+    except ValueError:  # lists of several lengths
+        ids = np.empty((0, 0))
+    if ids.size == 0 and value == []:
         return np.empty(0, np.uint32)
     if ids.ndim != 1 or ids.dtype.kind != "i" or ids.min() < 0 or ids.max() > _LAST_ID:
         raise ValueError(f"{key}: expected whole numbers from 0 to {_LAST_ID}")
