@@ -13,6 +13,7 @@ read it, since it holds prompts.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import struct
@@ -83,6 +84,7 @@ class ChunkFileWriter:
         self._digests: dict[bytes, int] = {}
         self._rows: list[tuple[int, int, int, int, int, int]] = []
         self._tokens: list[NDArray[np.uint32]] = []
+        _require_replaceable(self.path)
         try:
             draft = os.open(self._draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         except OSError as error:  # of a name that the caller does not know
@@ -297,6 +299,13 @@ class ChunkFile:
             and np.all(counts[parent] == self.form.chunk_tokens)
             and np.all(rows["namespace"][parent] == rows["namespace"][child])
         )
+
+
+def _require_replaceable(path: Path) -> None:
+    """To be renamed over a device, a pipe or a link to one would take that away from everybody."""
+    if path.exists() and not path.is_file():
+        problem = errno.EISDIR if path.is_dir() else errno.EEXIST
+        raise OSError(problem, os.strerror(problem), os.fspath(path))
 
 
 def checksum(data: bytes) -> int:

@@ -131,6 +131,19 @@ def test_a_file_that_cannot_be_written_leaves_the_one_before(file, tmp_path):
     assert file.read_bytes() == before
 
 
+def test_nothing_but_a_file_is_replaced(file):
+    os.mkfifo(file)
+    index = make_index()
+
+    for save in (index.save, index.journal):
+        with pytest.raises(FileExistsError, match=str(file)):
+            save(file)
+        with pytest.raises(IsADirectoryError):
+            save(file.parent)
+
+    assert file.is_fifo()
+
+
 def test_a_file_of_something_else_is_refused(file):
     file.write_bytes(bytes(500))
     with pytest.raises(IndexFormatError, match="not a saved index"):

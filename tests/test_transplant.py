@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 
@@ -254,6 +255,16 @@ def test_nobody_else_reads_what_is_exported(file):
         cache.export_chunks(ALL, file)
 
     assert file.stat().st_mode & 0o077 == 0
+
+
+def test_an_export_replaces_nothing_but_a_file(file):
+    os.mkfifo(file)
+    with open_cache(Engine()) as cache:
+        for taken in (file, file.parent):
+            with pytest.raises((FileExistsError, IsADirectoryError), match=str(taken)):
+                cache.export_chunks(ALL, taken)
+
+    assert file.is_fifo()
 
 
 def test_an_export_to_no_folder_names_the_file(file):

@@ -1,6 +1,7 @@
 #include "index/index_file.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -20,6 +21,14 @@ namespace {
   throw std::system_error(errno, std::generic_category(), what);
 }
 
+// To be renamed over a device, a pipe or a link to one would take that away from everybody.
+void require_replaceable(const std::string& path) {
+  struct stat status {};
+  if (::stat(path.c_str(), &status) != 0 || S_ISREG(status.st_mode)) return;
+  errno = S_ISDIR(status.st_mode) ? EISDIR : EEXIST;
+  fail(path);
+}
+
 template <class Head>
 std::uint64_t checksum_behind_field(const Head& head, std::size_t num_bytes) {
   const auto* bytes = reinterpret_cast<const std::byte*>(&head);
@@ -30,6 +39,7 @@ std::uint64_t checksum_behind_field(const Head& head, std::size_t num_bytes) {
 
 IndexFile::IndexFile(const std::string& path, const IndexConfig& config)
     : path_(path), draft_(path + ".draft") {
+  require_replaceable(path);
   // Its owner's alone to read: it holds what people asked.
   file_ = ::open(draft_.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
   if (file_ < 0) fail(draft_);
