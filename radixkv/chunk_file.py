@@ -228,6 +228,13 @@ class ChunkFile:
         """Chunks of a namespace."""
         return int((self._rows["namespace"] == self._space(namespace)).sum())
 
+    def longest_path(self) -> int:
+        """Chunks of the prompt that has most of them."""
+        lengths: list[int] = []
+        for parent in self._rows["parent"].tolist():
+            lengths.append(1 + (lengths[parent] if parent >= 0 else 0))
+        return max(lengths, default=0)
+
     def tokens(self, rows: NDArray[np.int64]) -> NDArray[np.uint32]:
         """The tokens of some chunks, one after the other."""
         parts = (self._tokens[self._token_ends[row] - self._counts[row] :] for row in rows)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from radixkv.units import KIB
+
+MEMINFO = Path("/proc/meminfo")
 MEMBERSHIP = Path("/proc/self/cgroup")
 HIERARCHY = Path("/sys/fs/cgroup")
 
@@ -15,6 +19,12 @@ def usable_memory_bytes() -> int:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = memory_limit_bytes()
     return total if limit is None else min(total, limit)
+
+
+def available_memory_bytes() -> int:
+    """What of that is free now, or would be if asked for."""
+    found = re.search(r"MemAvailable:\s+(\d+) kB", MEMINFO.read_text())
+    return min(int(found[1]) * KIB if found else 0, usable_memory_bytes())
 
 
 def memory_limit_bytes() -> int | None:

@@ -68,6 +68,11 @@ class KVLayout:
         share = -(-self.token_bytes * chunk_tokens // UNITS_PER_CHUNK)
         return -(-share // UNIT_ALIGNMENT) * UNIT_ALIGNMENT
 
+    def extent_bytes(self, chunk_tokens: int) -> int:
+        """What a full chunk takes of a tier: whole units."""
+        unit_bytes = self.unit_bytes(chunk_tokens)
+        return -(-self.token_bytes * chunk_tokens // unit_bytes) * unit_bytes
+
     def digest(self, chunk_tokens: int) -> bytes:
         """16 bytes that differ wherever stored bytes would mean something else."""
         text = (

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from radixkv import host_memory
 from radixkv.cli import check_disk, check_engines, check_memory, main
 from radixkv.config import CacheConfig, example
 
@@ -59,8 +60,8 @@ def healthy(monkeypatch, tmp_path):
     """A host with room and huge pages, and settings that ask for little."""
     (tmp_path / "meminfo").write_text("MemAvailable:   8388608 kB\n")
     (tmp_path / "shmem_enabled").write_text("always within_size [advise] never deny force\n")
-    monkeypatch.setattr(check_memory, "MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(check_memory, "usable_memory_bytes", lambda: 16 << 30)
+    monkeypatch.setattr(host_memory, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(host_memory, "usable_memory_bytes", lambda: 16 << 30)
     monkeypatch.setattr(check_memory, "SHMEM_HUGEPAGES", tmp_path / "shmem_enabled")
     monkeypatch.setattr(check_disk, "io_uring_error", lambda: "")
     monkeypatch.delenv("RADIXKV_CONFIG", raising=False)
@@ -285,7 +286,7 @@ def test_doctor_fails_where_memory_is_too_small(healthy):
 
 
 def test_doctor_fails_where_a_control_group_allows_less_than_the_host_has(healthy, monkeypatch):
-    monkeypatch.setattr(check_memory, "usable_memory_bytes", lambda: 32 << 20)
+    monkeypatch.setattr(host_memory, "usable_memory_bytes", lambda: 32 << 20)
 
     found, exit_code = findings("--config", healthy)
 

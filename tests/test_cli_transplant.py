@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from test_cache import CHUNK, Engine, open_cache, prompt, slots
+from test_cache import CHUNK, MIB, Engine, open_cache, prompt, slots
 from test_ranks import ThreadGroup, on_all_ranks, open_rank
 from test_transplant import load, store
 
-from radixkv.cli import main
+from radixkv.cli import main, transplant
 
 PROMPTS = [prompt(seed, 3 * CHUNK + 5) for seed in (1, 2)]
 
@@ -54,6 +54,38 @@ def test_what_was_exported_is_in_the_other_folder(tmp_path, folder):
             assert cache.fetch(tokens) == len(tokens)
             found = load(cache, engine, tokens)
             assert np.array_equal(found, Engine().rows((tokens % 512).astype(np.int64)))
+
+
+@pytest.fixture
+def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transplant, "_LEAST_MEMORY_BYTES", MIB)
+
+
+def export_long_prompt(tmp_path: Path) -> Path:
+    """One of 30 chunks of 384 KiB."""
+    engine = Engine(row=4096)
+    with open_cache(engine, tmp_path / "here") as cache:
+        store(cache, engine, prompt(1, 30 * CHUNK))
+        cache.settle()
+    assert done("export", tmp_path / "here", tmp_path / "kv.chunks")["num_chunks"] == 30
+    return tmp_path / "kv.chunks"
+
+
+def test_a_prompt_comes_whole_however_long(tmp_path, little_memory):
+    file = export_long_prompt(tmp_path)
+
+    assert done("import", file, tmp_path / "there", "--size", "64MiB")["num_chunks"] == 30
+
+
+def test_a_prompt_longer_than_free_memory_is_said_to_be_cut(tmp_path, little_memory, monkeypatch):
+    file = export_long_prompt(tmp_path)
+    monkeypatch.setattr(transplant, "available_memory_bytes", lambda: 0)
+
+    result = run("import", file, tmp_path / "there", "--size", "64MiB")
+
+    assert result.exit_code == 0
+    assert "imported 16 chunks" in result.stdout
+    assert f"prompts of more than {16 * CHUNK:,} tokens were cut there" in result.stderr
 
 
 def test_a_prefix_and_what_begins_with_it_can_be_exported_alone(tmp_path, folder):

@@ -12,8 +12,8 @@ from radixkv.cli.checks import Check, Status, fail, ok, warn
 from radixkv.config import CacheConfig
 from radixkv.errors import UnsupportedError
 from radixkv.gpu import describe_paths, load_module
-from radixkv.host_memory import usable_memory_bytes
-from radixkv.units import KIB, approximate_size
+from radixkv.host_memory import available_memory_bytes
+from radixkv.units import approximate_size
 
 # Of an 8B model: 32 layers, K and V of 8 heads of 128 two-byte elements.
 _ROW_BYTES = 2048
@@ -21,7 +21,6 @@ _PLACES = np.full(64, 4096, np.uint64)
 _STRIDES = np.full(64, _ROW_BYTES, np.int64)
 
 SHMEM_HUGEPAGES = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
-MEMINFO = Path("/proc/meminfo")
 
 
 def check_memory(config: CacheConfig) -> list[Check]:
@@ -30,9 +29,7 @@ def check_memory(config: CacheConfig) -> list[Check]:
 
 
 def _check_room(config: CacheConfig) -> Check:
-    found = re.search(r"MemAvailable:\s+(\d+) kB", MEMINFO.read_text())
-    available = min(int(found[1]) * KIB if found else 0, usable_memory_bytes())
-    wanted = config.memory_size_bytes
+    wanted, available = config.memory_size_bytes, available_memory_bytes()
     finding = f"{approximate_size(wanted)} wanted, {approximate_size(available)} available"
     if wanted > available:
         return fail("memory", finding, "make memory.size smaller, or free memory")

@@ -24,17 +24,21 @@ from radixkv.chunk_file import ChunkFile, ChunkFileWriter, StoredForm
 from radixkv.config import CacheConfig
 from radixkv.errors import ChunkFileError, RadixKVError, TierError
 from radixkv.group import RankGroup
+from radixkv.host_memory import available_memory_bytes
 from radixkv.index import RadixIndex
 from radixkv.layout import OpaqueLayout
 from radixkv.restore import fingerprints, in_common
 from radixkv.ticks import TickRow
 from radixkv.tiers.disk import DiskInspection, RestoredChunks, disk_file, inspect_folder
 from radixkv.transplant import DiskPayloads, Transplanted, import_chunks, write_chunks
-from radixkv.units import MIB, parse_size
+from radixkv.units import MIB, approximate_size, parse_size
 
 Value = TypeVar("Value")
 
-_MEMORY_BYTES = 256 * MIB  # of each rank, to pass through
+# Of each rank, to pass through: as much as the longest prompt needs, which is in memory as a whole
+# before its last chunk can be on the disk; but no more than half of what is free.
+_LEAST_MEMORY_BYTES = 256 * MIB
+_SPARE_CHUNKS = 16
 
 
 @click.command("export", short_help="Write what a disk tier holds to a file.")
@@ -89,13 +93,15 @@ def import_command(file: Path, folder: Path, size: str | None, as_json: bool) ->
     """
     try:
         forms = _forms(file)
-        config = _config(folder, size, forms[0])
+        longest = _longest_path(file)
+        config = _config(folder, size, forms[0], longest)
         done = _import(file, forms, config)
     except TierError as error:
         raise click.ClickException(error.reason) from error
     except (RadixKVError, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     _report("imported", done, as_json)
+    _say_what_was_cut(config, forms[0], longest)
 
 
 def _parse_tokens(option: str) -> NDArray[np.uint32]:
@@ -200,7 +206,12 @@ def _forms(path: Path) -> list[StoredForm]:
     return forms
 
 
-def _config(folder: Path, size: str | None, form: StoredForm) -> CacheConfig:
+def _longest_path(path: Path) -> int:
+    with ChunkFile(path if path.exists() else path.with_name(f"{path.name}.rank0")) as file:
+        return file.longest_path()
+
+
+def _config(folder: Path, size: str | None, form: StoredForm, longest: int) -> CacheConfig:
     """A cache that brings what it is given to the disk, and nothing else."""
     existing = disk_file(folder, form.rank)
     if existing.exists():
@@ -209,14 +220,35 @@ def _config(folder: Path, size: str | None, form: StoredForm) -> CacheConfig:
         raise ChunkFileError(f"{folder}: there is no disk tier yet: say how large with --size")
     else:
         size_bytes = _parse_size(size)
-    chunk_bytes = form.chunk_tokens * form.token_bytes
+    chunk_bytes = _extent_bytes(form)
+    wanted = max(_LEAST_MEMORY_BYTES, (longest + _SPARE_CHUNKS) * chunk_bytes)
+    least = max(_LEAST_MEMORY_BYTES, _SPARE_CHUNKS * chunk_bytes)
+    memory_bytes = max(min(wanted, available_memory_bytes() // 2 // form.world_size), least)
     return CacheConfig(
         chunk_tokens=form.chunk_tokens,
-        memory_size_bytes=form.world_size * max(_MEMORY_BYTES, 16 * chunk_bytes),
+        memory_size_bytes=form.world_size * memory_bytes,
         disk_path=folder,
         disk_size_bytes=size_bytes,
         metrics=False,
     )
+
+
+def _extent_bytes(form: StoredForm) -> int:
+    """What a full chunk takes of a rank's tier."""
+    layout = OpaqueLayout.of_tokens(form.token_bytes, form.layout_digest)
+    return layout.extent_bytes(form.chunk_tokens)
+
+
+def _say_what_was_cut(config: CacheConfig, form: StoredForm, longest: int) -> None:
+    held = config.memory_size_bytes // form.world_size // _extent_bytes(form)
+    if held < longest:
+        size = approximate_size(config.memory_size_bytes)
+        tokens = held * form.chunk_tokens
+        click.echo(
+            f"prompts of more than {tokens:,} tokens were cut there: they have to pass through "
+            f"memory, and of this host's {size} are free for that",
+            err=True,
+        )
 
 
 def _parse_size(text: str) -> int:
