@@ -123,10 +123,12 @@ def test_calc_reads_the_text_part_of_a_multimodal_model(tmp_path):
 
 def test_calc_counts_the_padding_of_small_models(tmp_path):
     tiny = {**LLAMA_8B, "num_hidden_layers": 1, "num_key_value_heads": 1}
-    held = calculate(write_config(tmp_path, tiny), "--size", "1MiB")
+    folder = write_config(tmp_path, tiny)
 
-    assert held["chunk_bytes"] == 32 << 10
-    assert held["num_chunks"] == 16
+    assert calculate(folder, "--size", "1MiB")["num_chunks"] == 32  # of 32 KiB
+    held = calculate(folder, "--size", "1MiB", "--chunk-tokens", "20")
+    assert held["chunk_bytes"] == 10 << 10
+    assert held["num_chunks"] == (1 << 20) // (12 << 10)
 
 
 def test_calc_prints_a_table(tmp_path):

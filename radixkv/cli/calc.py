@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from radixkv.cli.kv_shape import ELEMENT_BYTES, has_windows, read_model
-from radixkv.layout import UNITS_PER_CHUNK, KVLayout
+from radixkv.layout import KVLayout
 from radixkv.units import approximate_size, parse_size
 
 
@@ -36,8 +36,7 @@ def capacity(layout: KVLayout, num_ranks: int, size_bytes: int, chunk_tokens: in
         size_bytes: Size of a tier on the host.
         chunk_tokens: Tokens in a chunk.
     """
-    extent_bytes = layout.unit_bytes(chunk_tokens) * UNITS_PER_CHUNK
-    num_chunks = size_bytes // num_ranks // extent_bytes
+    num_chunks = size_bytes // num_ranks // layout.extent_bytes(chunk_tokens)
     return Capacity(
         token_bytes=layout.token_bytes * num_ranks,
         chunk_tokens=chunk_tokens,
