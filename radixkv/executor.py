@@ -433,7 +433,7 @@ class Executor:
                 f" header, got {disk.capacity_bytes}"
             )
         options = _native.DiskOptions()
-        options.set_folder(os.fsencode(disk.path))
+        options.set_folder(os.fsencode(os.path.abspath(disk.path)))  # wherever we go later
         options.group_durable = disk.durable == "group"
         options.allow_uring = disk.io_engine == "auto"
         options.sync_bytes = disk.sync_bytes

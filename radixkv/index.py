@@ -164,7 +164,7 @@ class RadixIndex(_native.RadixIndex):
             OSError: The file could not be written.
             ValueError: The index has a journal already.
         """
-        return super().journal(os.fsencode(path))
+        return super().journal(os.fsencode(os.path.abspath(path)))  # wherever the process goes
 
     def adopt(self, path: str | os.PathLike[str]) -> int:
         """Take from a saved index what the chunks that this one has too were worth to it.

@@ -222,6 +222,19 @@ def test_a_folder_may_have_any_name(engine, tmp_path):
             assert cache.fetch(prompt(1, 40)) == 40
 
 
+def test_a_folder_stays_where_it_was_however_the_process_moves(engine, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with open_cache(engine, Path("disk")) as cache:
+        stored(cache, engine, prompt(1, 40))
+        assert cache.settle()
+        monkeypatch.chdir("/")
+
+        assert cache.export_chunks(prompt(1, 40), tmp_path / "file").num_tokens == 40
+
+    with open_cache(engine, tmp_path / "disk") as cache:
+        assert cache.match(prompt(1, 40)).num_tokens == 40
+
+
 def test_nobody_else_reads_what_is_on_disk(engine, tmp_path):
     with open_cache(engine, tmp_path / "disk") as cache:
         stored(cache, engine, prompt(1, 40))

@@ -131,6 +131,19 @@ def test_a_file_that_cannot_be_written_leaves_the_one_before(file, tmp_path):
     assert file.read_bytes() == before
 
 
+def test_a_journal_stays_where_it_was_however_the_process_moves(file, monkeypatch):
+    monkeypatch.chdir(file.parent)
+    index = make_index()
+    with index.journal(file.name) as journal:
+        monkeypatch.chdir("/")
+        index.insert(tokens("aabb"))
+        journal.flush()
+        journal.compact()
+
+    assert length(RadixIndex.open(file), "aabb") == 4
+    assert os.listdir(file.parent) == [file.name]
+
+
 def test_nothing_but_a_file_is_replaced(file):
     os.mkfifo(file)
     index = make_index()
