@@ -84,11 +84,11 @@ def test_a_dropped_prompt_is_gone_though_it_is_pinned():
 def test_lost_events_are_noticed():
     index, follower = make_index(), Follower(chunk_tokens=2)
     index.record_events(2)
-    index.insert(tokens("aabbcc"))
+    index.insert(tokens("aabb"))
     follow(index, follower)
-    index.insert(tokens("dd"))
+    index.insert(tokens("ccddee"))
 
-    with pytest.raises(EventGapError, match="expected event 3, got 4"):
+    with pytest.raises(EventGapError, match="expected event 4, got 5"):
         follow(index, follower)
 
 

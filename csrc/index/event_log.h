@@ -3,9 +3,9 @@
 //
 //   stored(chunk, parent, tokens, tier) … removed(chunk, tier) …        numbered without a gap
 //
-// Off until begin() is called. It holds at most `most_events` that nobody has taken; what comes
-// beyond gets its number and is lost, so that who follows sees a gap and starts anew. Thread
-// safety: one thread.
+// Off until begin() is called. It holds at most `most_events` that nobody has taken; where more
+// come the latest takes the place of the one before it, so that who follows sees a gap in what it
+// takes next, and starts anew. Thread safety: one thread.
 #pragma once
 
 #include <cstddef>
@@ -44,14 +44,16 @@ class EventLog {
   void begin(std::size_t most_events) { most_events_ = most_events; }
   bool is_on() const { return most_events_ > 0; }
 
-  // Numbers the event and keeps it; returns where to put a stored chunk's tokens, or nullptr where
-  // there is no room.
-  std::vector<Token>* add(IndexEvent event) {
+  // Numbers the event and keeps it; returns where to put a stored chunk's tokens.
+  std::vector<Token>& add(IndexEvent event) {
     event.sequence = next_sequence_++;
-    if (taken_.events.size() >= most_events_) return nullptr;
+    while (taken_.events.size() >= most_events_) {
+      taken_.tokens.resize(taken_.events.back().first_token);
+      taken_.events.pop_back();
+    }
     event.first_token = static_cast<std::uint32_t>(taken_.tokens.size());
     taken_.events.push_back(event);
-    return &taken_.tokens;
+    return taken_.tokens;
   }
 
   // Everything since the last call, in order.

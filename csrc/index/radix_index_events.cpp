@@ -22,8 +22,8 @@ void RadixIndex::tell(ChunkId id, Tier which, bool is_stored) {
   event.num_tokens = chunk.num_tokens;
   event.is_stored = is_stored ? 1 : 0;
   event.tier = static_cast<std::uint8_t>(which);
-  std::vector<Token>* tokens = events_.add(event);
-  if (is_stored && tokens != nullptr) append_tokens(id, *tokens);
+  std::vector<Token>& tokens = events_.add(event);
+  if (is_stored) append_tokens(id, tokens);
 }
 
 }  // namespace radixkv
