@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import platform
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,7 +65,8 @@ class Namespaces:
 
     def __init__(self, planner: Planner, bases: Sequence[Namespace]) -> None:
         self._planner = planner
-        self._bases = bases
+        self._bases = list(bases)
+        self._began_s = time.time()
         self._loras: dict[tuple[str, int, str], str] = {}
         self._trees: dict[tuple[str, str], tuple[int, ...]] = {}  # those of late are last
         self._origins: dict[int, Origin] = {}
@@ -86,6 +89,16 @@ class Namespaces:
     def origin_of(self, tree: int) -> Origin | None:
         """Whose a tree is; None where no request of this engine has asked for it of late."""
         return self._origins.get(tree)
+
+    def begin_anew(self) -> None:
+        """The weights may have changed, to what nobody can name: what is kept from now on is found
+        until the engine ends, and nothing of before.
+        """
+        nonce = _nonce()
+        self._bases = [dataclasses.replace(base, weight_version=nonce) for base in self._bases]
+        self._trees.clear()
+        self._origins.clear()
+        self._remember(("", ""), self._make_trees("", "", None, None))
 
     def _remember(self, name: tuple[str, str], trees: tuple[int, ...]) -> None:
         self._trees[name] = trees
@@ -111,7 +124,7 @@ class Namespaces:
             return None
         key = (lora.lora_name, lora.lora_int_id, lora.lora_path)
         if key not in self._loras:
-            self._loras[key] = _adapter_identity(lora.lora_path)
+            self._loras[key] = _adapter_identity(lora.lora_path, self._began_s)
         return self._loras[key]
 
 
@@ -194,9 +207,14 @@ def _processor() -> str:
     return platform.machine()
 
 
-def _adapter_identity(path: str) -> str:
+def _adapter_identity(path: str, unchanged_since_s: float) -> str:
+    """Reads an adapter where it lies. vLLM read it some time before, and does not say when: where
+    anything lies there only since the engine began, it may be another one than what vLLM read.
+    """
     try:
         folder = Path(find_model(path))
+        if max(map(_changed_s, [Path(path), folder, *folder.iterdir()])) >= unchanged_since_s:
+            return _nonce()
         files = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin"))
         config = (folder / "adapter_config.json").read_text()
         return " ".join(model_identity(file, {"adapter": config}) for file in files) or _nonce()
@@ -204,6 +222,13 @@ def _adapter_identity(path: str) -> str:
         return _nonce()
 
 
+def _changed_s(path: Path) -> float:
+    """When a file, or the link that leads to it, was written, moved or renamed; 0 without one."""
+    if not os.path.lexists(path):
+        return 0.0  # the name of a hub's model
+    return max(path.lstat().st_ctime, path.stat().st_ctime)
+
+
 def _nonce() -> str:
-    """An adapter whose weights cannot be read is found again until the engine ends."""
+    """For weights that nobody can name: their KV is found again until the engine ends."""
     return uuid.uuid4().hex

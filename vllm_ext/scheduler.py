@@ -449,13 +449,18 @@ class SchedulerSide:
                 self._store(state, group, request.num_computed_tokens, tail=True)
 
     def reset(self) -> bool:
-        """Forget everything, on every tier, and what is being computed now: vLLM clears its caches
-        when the weights change.
+        """Forget everything, on every tier, and what is being computed or loaded now: vLLM clears
+        its caches when the weights change. The disk may outlive the new ones, so from now on KV
+        has another name than what the next engine reads at the model's path.
         """
-        for state in self._requests.values():
+        for request_id, state in list(self._requests.items()):
             self._end_prefetches(state)
-            state.writes = state.writes and not any(group.blocks for group in state.groups)
+            if state.admission:
+                state.writes = False
+            else:
+                del self._requests[request_id]  # its next match finds the new tree
         self.planner.clear(disk=True)
+        self._namespaces.begin_anew()
         return True
 
     def _restore(self) -> None:

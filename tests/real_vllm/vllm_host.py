@@ -50,6 +50,7 @@ class Host:
         self.num_preemptions = 0
         self.finished: dict[str, dict[str, Any]] = {}
         self.adapters: dict[str, int] = {}
+        self.first_adapter = 1
 
     # --- its life
 
@@ -189,6 +190,19 @@ class Host:
     def wake_up(self) -> None:
         self.llm.wake_up()
 
+    def reload_weights(self, folder: str) -> None:
+        """Take the weights of a folder into the model that runs."""
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
+
+    def load_adapter(self, adapter: str) -> None:
+        """Load a LoRA adapter before a request asks for it, as a server does at start."""
+        self.llm.llm_engine.add_lora(LoRARequest(adapter, self._number_of(adapter), adapter))
+
+    def forget_adapters(self) -> None:
+        """From now on adapters are loaded under other numbers, as after they were unloaded."""
+        self.first_adapter += len(self.adapters)
+        self.adapters.clear()
+
     # --- its insides
 
     def state(self) -> dict[str, Any]:
@@ -286,7 +300,7 @@ class Host:
         return stored_forms.handed_over(model, folder)
 
     def _number_of(self, adapter: str) -> int:
-        return self.adapters.setdefault(adapter, len(self.adapters) + 1)
+        return self.adapters.setdefault(adapter, self.first_adapter + len(self.adapters))
 
     @property
     def _core(self) -> Any:
