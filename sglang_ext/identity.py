@@ -5,6 +5,7 @@ today.
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
 import uuid
@@ -77,19 +78,43 @@ def engine_namespace(
     )
 
 
-def new_weights(namespace: Namespace, model_path: str | None, nonce: str) -> Namespace:
+def new_weights(
+    namespace: Namespace, model_path: str | None, nonce: str, tensors: frozenset[str]
+) -> Namespace:
     """The namespace after a weight update.
 
     Args:
         namespace: The one before.
-        model_path: Folder of the new weights; None if they came over the network or from tensors.
+        model_path: Folder of the new weights; None if they came over the network or from tensors,
+            or nobody knows how much of them was taken in.
         nonce: Differs in each run and at each update, and is the same on every rank.
+        tensors: Names of all that the model has. A folder with fewer leaves the others as they
+            were, whatever they were.
     """
-    if model_path and os.path.isdir(model_path):
-        return dataclasses.replace(
-            namespace, weight_version=f"{namespace.model}:{model_identity(model_path)}"
-        )
-    return dataclasses.replace(namespace, weight_version=nonce)
+    if not model_path or not os.path.isdir(model_path):
+        return dataclasses.replace(namespace, weight_version=nonce)
+    is_whole = bool(tensors) and tensors <= tensor_names(model_path)
+    below = {} if is_whole else {"on top of": namespace.weight_version}
+    version = f"{namespace.model}:{model_identity(model_path, below)}"
+    return dataclasses.replace(namespace, weight_version=version)
+
+
+def tensors_at_start(args: Any) -> frozenset[str]:
+    """Names of the tensors that the model was loaded from; empty where they cannot be read."""
+    return tensor_names(find_model(decided(args, "model_path"), decided(args, "revision")))
+
+
+def tensor_names(model_path: str) -> frozenset[str]:
+    """What the safetensors of a folder hold; empty where they cannot be read."""
+    names: set[str] = set()
+    try:
+        for file in Path(model_path).glob("*.safetensors"):
+            with file.open("rb") as stream:
+                length = int.from_bytes(stream.read(8), "little")
+                names.update(json.loads(stream.read(min(length, file.stat().st_size))))
+    except (OSError, ValueError):
+        return frozenset()
+    return frozenset(names - {"__metadata__"})
 
 
 def adapter_identities(adapters: Iterable[Any], group: RankGroup) -> dict[str, str]:

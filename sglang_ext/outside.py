@@ -23,7 +23,13 @@ from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 
 from radixkv import CacheConfig, CompletionStatus, KVCache, Load, SlotSource, Store, Ticket
 from sglang_ext.failed_loads import forget_poison
-from sglang_ext.identity import adapter_identities, draw_nonce, engine_namespace, new_weights
+from sglang_ext.identity import (
+    adapter_identities,
+    draw_nonce,
+    engine_namespace,
+    new_weights,
+    tensors_at_start,
+)
 from sglang_ext.layer_waits import LayerWaits
 from sglang_ext.pool import describe_pool, engine_slots, stream_reader
 from sglang_ext.ranks import rank_group
@@ -93,6 +99,7 @@ class OutsideDevice(HiCacheSurface):
         self._adapters = adapter_identities(adapters.lora_refs.values() if adapters else (), group)
         self._weights_era = 0
         self._weights_nonce = draw_nonce(group)
+        self._tensors = tensors_at_start(ctx.server_args)
         self._holds_old_weights = False
         num_layers = self._kv.layout.num_layers
         self._layers = LayerWaits(self._layer_failed, stream_reader(pool), num_layers)
@@ -367,11 +374,11 @@ class OutsideDevice(HiCacheSurface):
         """From now on KV is another model's: what is kept stays where it is, under the old name.
 
         Args:
-            model_path: Where the new weights came from, None if not from a folder.
+            model_path: Where the new weights came from, None if not from a folder, or not all.
         """
         self._weights_era += 1
         nonce = f"{self._weights_nonce}:{self._weights_era}"
-        self._namespace = new_weights(self._namespace, model_path, nonce)
+        self._namespace = new_weights(self._namespace, model_path, nonce, self._tensors)
         self._trees = RequestTrees(self._namespace, self._kv.namespace_id)
         # SGLang flushes the device only if the update asked for it; until it does, nothing there is
         # of use to us

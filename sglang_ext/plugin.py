@@ -117,8 +117,9 @@ def _before_flush(caller: Any, *more: Any, **kwargs: Any) -> None:
 def _after_weight_update(
     result: Any, manager: Any, request: Any, *more: Any, **kwargs: Any
 ) -> None:
-    """SGLang has loaded weights, from whatever source."""
-    _tell_of_new_weights(manager, getattr(request, "model_path", None))
+    """SGLang has loaded weights, from whatever source. Where it failed it may have loaded some."""
+    is_done = getattr(result, "success", False)
+    _tell_of_new_weights(manager, getattr(request, "model_path", None) if is_done else None)
 
 
 def _around_weight_update(manager: Any, *more: Any, **kwargs: Any) -> None:

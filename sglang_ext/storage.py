@@ -43,7 +43,12 @@ from radixkv import (
 )
 from sglang_ext.arguments import decided
 from sglang_ext.host_pool import HostPoolMemory, describe_host_pool
-from sglang_ext.identity import adapter_identities, engine_namespace, new_weights
+from sglang_ext.identity import (
+    adapter_identities,
+    engine_namespace,
+    new_weights,
+    tensors_at_start,
+)
 from sglang_ext.support import check_page_size, check_storage
 
 _WAIT_S = 60.0  # for what disk and servers have; a page that takes longer is a miss
@@ -82,6 +87,7 @@ class RadixKVStorage(HiCacheStorage):  # type: ignore[misc]
         check_page_size(self._page_size, config)
         self._pool: HostPoolMemory = describe_host_pool(mem_pool_host)
         self._namespace = _namespace(self._ranks, self._pool.layout, config)
+        self._tensors = tensors_at_start(_server_arguments())
         self._kv = KVCache(
             self._pool.layout, config, namespace=self._namespace, engine=self._pool.memory
         )
@@ -155,10 +161,11 @@ class RadixKVStorage(HiCacheStorage):  # type: ignore[misc]
         """From now on pages are another model's, though SGLang names them alike.
 
         Args:
-            model_path: Where the new weights came from, None if not from a folder.
+            model_path: Where the new weights came from, None if not from a folder, or not all.
         """
         with self._changed:
-            self._namespace = new_weights(self._namespace, model_path, uuid.uuid4().hex)
+            nonce = uuid.uuid4().hex
+            self._namespace = new_weights(self._namespace, model_path, nonce, self._tensors)
             self._tree = self._kv.namespace_id(self._namespace)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What SGLang's LoRA adapters are known by."""
+"""What SGLang's LoRA adapters, and weights that come while it runs, are known by."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from sglang_models import write_adapter
+from sglang_models import LLAMA_CONFIG, llama_weights, write_adapter, write_model
 
-from radixkv import RankGroup
-from sglang_ext.identity import adapter_identities
+from radixkv import Namespace, RankGroup
+from sglang_ext.identity import adapter_identities, new_weights, tensor_names
 
 
 def identity(folder: Path) -> str:
@@ -49,3 +49,40 @@ def test_one_that_cannot_be_read_is_never_the_same(tmp_path, spoil):
         folder = folder / "adapter_config.json"
 
     assert identity(folder) != identity(folder)
+
+
+def write_weights(folder: Path, seed: int, only: str = "") -> Path:
+    """A model, or those of its tensors whose names contain a text."""
+    weights = llama_weights(LLAMA_CONFIG, seed).items()
+    return write_model(folder, LLAMA_CONFIG, {k: v for k, v in weights if only in k})
+
+
+def test_whole_weights_are_known_by_their_folder_and_a_part_by_what_it_lies_upon_too(tmp_path):
+    whole, other = (write_weights(tmp_path / name, seed) for seed, name in enumerate("wo"))
+    first, second = (write_weights(tmp_path / f"layer {n}", 7, f"layers.{n}.") for n in (0, 1))
+    start = Namespace(model="m", layout_digest=b"")
+    tensors = tensor_names(str(whole))
+
+    def after(*updates: Path | None) -> bytes:
+        space = start
+        for number, folder in enumerate(updates):
+            path = folder and str(folder)
+            space = new_weights(space, path, f"nonce {number}", tensors)
+        return space.digest()
+
+    assert after(other, whole) == after(None, whole) == after(first, whole) == after(whole)
+    assert after(whole, first) == after(first, whole, first)
+    parts = [(first,), (second,), (first, second), (second, first), (whole, first)]
+    drawn = [(None,), (None, first), (first, None), (first, None, second)]
+    assert len({after(*updates) for updates in [*parts, *drawn, ()]}) == 10
+
+
+@pytest.mark.parametrize("spoil", ["no file", "no header", "cut short"])
+def test_weights_that_cannot_be_read_are_never_taken_for_whole(tmp_path, spoil):
+    file = write_weights(tmp_path, seed=1) / "model.safetensors"
+    if spoil == "no file":
+        file.unlink()
+    else:
+        file.write_bytes(b"\xff" * 99 if spoil == "no header" else file.read_bytes()[:99])
+
+    assert tensor_names(str(tmp_path)) == frozenset()

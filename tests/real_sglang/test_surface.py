@@ -21,7 +21,7 @@ from sglang_harness import (
     outputs,
     write_radixkv_config,
 )
-from sglang_models import write_llama
+from sglang_models import LLAMA_CONFIG, llama_weights, write_llama, write_model
 from streaming import WITHOUT_SESSIONS, StreamingSession
 from workload_run import check_nothing_is_held
 
@@ -227,6 +227,32 @@ def test_new_weights_do_not_get_the_old_ones_kv(
     assert outputs(new_again) == outputs(new)
     assert min(answer.cached_tokens for answer in new_again) > 0
     assert outputs(old_again) == outputs(old)
+
+
+def test_a_part_of_the_weights_does_not_get_the_kv_of_what_lay_below_it_before(
+    server: SGLangServer, prompts: list[Ids], models: dict[str, Path], tmp_path: Path
+) -> None:
+    changed = llama_weights(LLAMA_CONFIG, seed=2)
+    first, second = (
+        write_model(
+            tmp_path / layer, LLAMA_CONFIG, {k: v for k, v in changed.items() if layer in k}
+        )
+        for layer in ("layers.0.", "layers.1.")
+    )
+    update_weights(server, second)
+    on_old = server.generate(prompts, extra_key="of nobody")
+
+    for part in (first, second):
+        update_weights(server, part)
+    on_first = server.generate(prompts)
+    server.wait_until_idle()
+    for weights in (models["mha"], second):
+        update_weights(server, weights)
+    on_old_again = server.generate(prompts)
+    update_weights(server, models["mha"])
+
+    assert outputs(on_first) != outputs(on_old)
+    assert outputs(on_old_again) == outputs(on_old)
 
 
 def test_weights_that_others_wrote_do_not_get_the_old_ones_kv(
