@@ -34,6 +34,9 @@ _NOT_SERVED = {
     "dllm_algorithm": "--dllm-algorithm",
     "enable_pdmux": "--enable-pdmux",  # its scheduler has no step in which a cache is called
     "enable_mis": "--enable-mis",  # items of a prompt do not attend to those before them
+    # Lie beside the KV, slot by slot: of what is loaded there are those of who had the slot before.
+    "enable_return_routed_experts": "--enable-return-routed-experts",
+    "enable_return_indexer_topk": "--enable-return-indexer-topk",
 }
 
 

@@ -29,6 +29,8 @@ FLAGS = [
     "--dllm-algorithm LowConfidence",
     "--enable-pdmux",
     "--enable-mis",
+    "--enable-return-routed-experts",
+    "--enable-return-indexer-topk",
     "--dcp-size 2",
     "--attn-cp-size 2",
 ]
