@@ -51,6 +51,7 @@ _AS_IT_IS: dict[str, tuple[object, ...]] = {
     "load_format": ("auto", "safetensors"),
     "torchao_config": (None, ""),
     "model_impl": (None, "auto"),
+    "decrypted_config_file": (None, ""),
 }
 
 
@@ -142,6 +143,9 @@ def _identity(args: Any, shared_dtype: str | None, overrides: dict[str, str]) ->
     With `shared_dtype` the identity is every engine's where the model allows it.
     """
     folder = find_model(decided(args, "model_path"), decided(args, "revision"))
+    config = decided(args, "decrypted_config_file")
+    if config:  # it counts in place of config.json
+        overrides = overrides | {"config": (Path(folder) / config).read_text()}
     shared = shared_dtype and common_identity(folder, shared_dtype, decided(args, "tp_size"))
     return shared or model_identity(folder, overrides)
 

@@ -8,8 +8,13 @@ from types import SimpleNamespace
 import pytest
 from sglang_models import LLAMA_CONFIG, llama_weights, write_adapter, write_model
 
-from radixkv import Namespace, RankGroup
-from sglang_ext.identity import adapter_identities, new_weights, tensor_names
+from radixkv import CacheConfig, KVLayout, Namespace, RankGroup
+from sglang_ext.identity import (
+    adapter_identities,
+    engine_namespace,
+    new_weights,
+    tensor_names,
+)
 
 
 def identity(folder: Path) -> str:
@@ -86,3 +91,30 @@ def test_weights_that_cannot_be_read_are_never_taken_for_whole(tmp_path, spoil):
         file.write_bytes(b"\xff" * 99 if spoil == "no header" else file.read_bytes()[:99])
 
     assert tensor_names(str(tmp_path)) == frozenset()
+
+
+@pytest.mark.parametrize("dtype", ["auto", "fp8"])  # of the KV: as it is, and not
+def test_a_configuration_in_place_of_the_models_own_counts(tmp_path, dtype):
+    folder = write_weights(tmp_path, seed=1)
+    (folder / "other.json").write_text("{}")
+    arguments = {"model_path": str(folder), "kv_cache_dtype": dtype, "load_format": "auto"}
+
+    def digest(config: str | None) -> bytes:
+        given = Arguments(arguments | {"decrypted_config_file": config})
+        layout = KVLayout(num_layers=1, num_kv=2, row_bytes=64, dtype="float32")
+        return engine_namespace(given, layout, CacheConfig(), RankGroup()).digest()
+
+    plain, other = digest(None), digest("other.json")
+    (folder / "other.json").write_text('{"rope_theta": 500}')
+
+    assert len({plain, digest(None), other, digest("other.json")}) == 3
+
+
+class Arguments:
+    """SGLang's, of which all that is not given is None."""
+
+    def __init__(self, given: dict[str, object]) -> None:
+        self.__dict__.update(given)
+
+    def __getattr__(self, name: str) -> None:
+        return None

@@ -35,6 +35,7 @@ _AS_IT_IS: dict[str, tuple[object, ...]] = {
     "config_format": (None, "auto", "hf"),
     "model_impl": (None, "auto", "vllm"),
     "hf_overrides": (None, {}),
+    "hf_config_path": (None,),
 }
 
 
@@ -146,9 +147,9 @@ def engine_namespaces(
 
 def _identity(vllm_config: Any, kv_cache_config: Any, layout: KVLayout) -> str:
     """Names the model's weights and what this engine makes of them."""
-    overrides = _overrides(vllm_config, kv_cache_config)
     model = vllm_config.model_config
     try:
+        overrides = _overrides(vllm_config, kv_cache_config)
         folder = find_model(model.model, getattr(model, "revision", None))
         shared = _is_as_it_is(vllm_config, layout) and common_identity(
             folder, layout.dtype, vllm_config.parallel_config.tensor_parallel_size
@@ -182,6 +183,9 @@ def _overrides(vllm_config: Any, kv_cache_config: Any) -> dict[str, object]:
     found = {name: str(getattr(model, name, None)) for name in _MODEL}
     found |= {name: str(getattr(cache, name, None)) for name in _CACHE}
     found |= {name: str(getattr(vllm_config.parallel_config, name, None)) for name in _PARALLEL}
+    elsewhere = getattr(model, "hf_config_path", None)
+    if elsewhere is not None:  # what lies there counts, not what lies beside the weights
+        found["config"] = (Path(find_model(elsewhere)) / "config.json").read_text()
     if "dummy" in load_format:  # only made-up weights depend on the seed
         found["seed"] = str(model.seed)
     if "longrope" in str(model.hf_config):  # it turns by the greatest length, not by the prompt's

@@ -1,7 +1,8 @@
-"""Weights and adapters that change while an engine runs, which vLLM tells nobody by name."""
+"""Weights, adapters and configurations that are other ones than the model's folder says."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -151,3 +152,24 @@ def test_an_adapter_that_lies_where_another_was_loaded_from(
     assert [answer["ids"] for answer in answers] == [wanted[0]] * 2 + [wanted[1]] * 3
     found = [answer["cached_tokens"] > 0 for answer in answers]
     assert found == [False, True, False, False, True]
+
+
+def test_the_same_weights_under_another_configuration_find_nothing(
+    host: VllmHost, models: dict[str, Path], prompt: Ids, tmp_path: Path
+) -> None:
+    """vLLM can take a model's configuration from a folder of its own."""
+    config = json.loads((models["mha"] / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"rope_theta": 500.0}))
+    engine = {"hf_config_path": str(tmp_path)}
+    host.start(models["mha"], **engine)
+    expected = answer_of(host, prompt)["ids"]
+    host.start(models["mha"], connector(disk=tmp_path / "kv"))
+    plain = ask(host, prompt)
+    host.settle()
+
+    host.start(models["mha"], connector(disk=tmp_path / "kv"), **engine)
+    answers = [ask(host, prompt) for _ in range(2)]
+
+    assert [answer["ids"] for answer in answers] == [expected] * 2
+    assert [answer["cached_tokens"] > 0 for answer in answers] == [False, True]
+    assert plain["ids"] != expected
