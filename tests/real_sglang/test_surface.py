@@ -17,6 +17,7 @@ import zmq
 from prompts import Ids, random_ids
 from sglang_harness import (
     ServerConfig,
+    ServerError,
     SGLangServer,
     outputs,
     write_radixkv_config,
@@ -253,6 +254,26 @@ def test_a_part_of_the_weights_does_not_get_the_kv_of_what_lay_below_it_before(
 
     assert outputs(on_first) != outputs(on_old)
     assert outputs(on_old_again) == outputs(on_old)
+
+
+def test_an_update_that_failed_leaves_the_kv_of_the_weights_that_were_there(
+    server: SGLangServer, prompts: list[Ids], models: dict[str, Path], tmp_path: Path
+) -> None:
+    missing = write_llama(tmp_path / "missing", seed=4)
+    (missing / "model.safetensors").unlink()
+    found = []
+
+    for weights in (write_llama(tmp_path / "other", seed=3), models["mha"]):
+        update_weights(server, weights)
+        with pytest.raises(ServerError, match="weights"):
+            update_weights(server, missing)
+        server.flush_cache()
+        found.append(outputs(server.generate(prompts)))
+        server.wait_until_idle()
+    expected = outputs(server.generate(prompts, extra_key="of nobody"))
+    update_weights(server, models["mha"])
+
+    assert found[1] == expected != found[0]
 
 
 def test_weights_that_others_wrote_do_not_get_the_old_ones_kv(
