@@ -44,9 +44,11 @@ from radixkv.gpu import DEFAULT_GPU_OPTIONS, GpuCopies, GpuOptions
 from radixkv.layout import EngineMemory, KVLayout
 from radixkv.numa import local_node
 from radixkv.remote_url import RemoteUrl
-from radixkv.tiers.disk import DiskOptions, RestoredChunks, log_scan
+from radixkv.tiers.disk import DiskOptions, log_scan
+from radixkv.tiers.local_disk import LocalDisk
 from radixkv.tiers.remotes import Remotes
 from radixkv.tiers.sizes import check_sizes
+from radixkv.units import approximate_size
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +162,8 @@ class Executor:
             raise ValueError(
                 f"memory_bytes: expected at least one unit of {self.unit_bytes}, got {memory_bytes}"
             )
-        self.disk_units = 0
+        self._disk = None if disk is None else LocalDisk(disk, layout, chunk_tokens)
+        self.disk_units = 0 if self._disk is None else self._disk.num_units
         options = _native.ExecutorOptions()
         options.num_layers = layout.num_layers
         options.num_kv = layout.num_kv
@@ -175,7 +178,7 @@ class Executor:
         options.pin = pin
         options.set_object_shape(layout.digest(chunk_tokens), rank, world_size)
         self._remotes = Remotes(remotes, options)
-        native_disk = None if disk is None else self._native_disk_options(disk)
+        native_disk = None if self._disk is None else self._disk.native_options
         self._native = _native.Executor(options, native_disk, self._log_progress, log_scan)
         # Threads must not outlive the interpreter, even if nobody closes.
         self._end = finalize_at_home(self, self._native.close, 0.0)
@@ -190,12 +193,10 @@ class Executor:
         self._engine_memory: EngineMemory | None = None
         self._gpu: GpuCopies | None = None
         self._gpu_options = gpu
-        restored = self._native.take_restored()
-        self.restored = None if restored is None else RestoredChunks.from_fields(restored)
-        """What the disk tier held when it was opened; None without a disk tier."""
         self._pool_facts = pool_facts
-        self._disk_facts = self._native.disk_facts()
         self._log_start()
+        self.restored = None if self._disk is None else self._disk.open(self._native)
+        """What the disk tier held when it was opened; None without a disk tier."""
 
     @classmethod
     def from_config(
@@ -323,7 +324,10 @@ class Executor:
             self._gpu.poll()
         self._remotes.look()
         found = self._native.poll(max_completions)
-        return [Completion(id, num_ok, _STATUSES[status]) for id, num_ok, status in found]
+        ended = [Completion(id, num_ok, _STATUSES[status]) for id, num_ok, status in found]
+        if ended and self._disk is not None:
+            self._disk.look([completion.status for completion in ended])
+        return ended
 
     def wait(self, timeout_s: float) -> None:
         """Block, without the GIL, until a completion can be polled or the time is over.
@@ -377,12 +381,12 @@ class Executor:
     @property
     def disk_file(self) -> str | None:
         """The disk tier's file; None without one."""
-        return None if self._disk_facts is None else str(self._disk_facts["path"])
+        return None if self._disk is None else self._disk.path
 
     @property
     def io_engine(self) -> str | None:
         """What moves the disk tier's bytes: "io_uring" or "threads"; None without a disk tier."""
-        return None if self._disk_facts is None else str(self._disk_facts["io_engine"])
+        return None if self._disk is None else self._disk.io_engine
 
     def read_memory(self, offset_units: int, num_bytes: int) -> bytes:
         """Copy bytes out of the memory tier.
@@ -425,33 +429,6 @@ class Executor:
         self._end.detach()
         self._engine_memory = None
 
-    def _native_disk_options(self, disk: DiskOptions) -> _native.DiskOptions:
-        self.disk_units = _native.disk_units_that_fit(disk.capacity_bytes, self.unit_bytes)
-        if self.disk_units < 1:
-            raise ValueError(
-                f"capacity_bytes: expected room for at least one unit of {self.unit_bytes} and its"
-                f" header, got {disk.capacity_bytes}"
-            )
-        options = _native.DiskOptions()
-        options.set_folder(os.fsencode(os.path.abspath(disk.path)))  # wherever we go later
-        options.group_durable = disk.durable == "group"
-        options.allow_uring = disk.io_engine == "auto"
-        options.sync_bytes = disk.sync_bytes
-        options.sync_interval_s = disk.sync_interval_s
-        options.piece_bytes = disk.piece_bytes
-        options.depth = disk.depth
-        if disk.group_id is not None:
-            options.set_group_id(disk.group_id)
-        options.set_shape(
-            self.layout.digest(self.chunk_tokens),
-            self.unit_bytes,
-            self.chunk_tokens,
-            self.disk_units,
-            disk.world_size,
-            disk.rank,
-        )
-        return options
-
     def _log_progress(self, done_bytes: int) -> None:
         all_bytes = self.memory_units * self.unit_bytes
         logger.info("memory: %.1f of %.1f GiB faulted in", done_bytes / 2**30, all_bytes / 2**30)
@@ -459,27 +436,12 @@ class Executor:
     def _log_start(self) -> None:
         pool = self._pool_facts
         logger.info(
-            "memory: %.2f GiB in units of %d bytes, ready after %.2f s, huge pages %s, %s",
-            self.memory_units * self.unit_bytes / 2**30,
+            "memory: %s in units of %d bytes, ready after %.2f s, huge pages %s, %s",
+            approximate_size(self.memory_units * self.unit_bytes),
             self.unit_bytes,
             pool["prefault_s"],
             "asked for" if pool["hugepages"] else "off",
             "pinned" if pool["pinned"] else f"not pinned: {pool['pin_reason']}",
-        )
-        disk = self._disk_facts
-        if disk is None or self.restored is None:
-            return
-        logger.info(
-            "disk: %s %s, %.2f GiB, %s%s%s%s; %d chunks found, dropped: %s",
-            "made" if disk["created"] else "opened",
-            disk["path"],
-            self.disk_units * self.unit_bytes / 2**30,
-            disk["io_engine"],
-            " with registered buffers" if disk["registered_buffers"] else "",
-            "" if disk["direct"] else ", through the page cache (O_DIRECT was refused)",
-            f" ({disk['io_note']})" if disk["io_note"] else "",
-            len(self.restored),
-            {reason: count for reason, count in self.restored.dropped.items() if count} or "none",
         )
 
 

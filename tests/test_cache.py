@@ -438,7 +438,7 @@ def test_more_prompts_than_memory_holds_evict_the_oldest(tmp_path):
     with open_cache(engine, tmp_path / "disk") as cache:
         for seed in range(24):
             stored(cache, engine, prompt(seed, 64))
-        assert cache.settle()
+            assert cache.settle()  # what is on its way to disk cannot be evicted
 
         assert cache.match(prompt(23, 64)).num_memory_tokens == 64
         assert cache.match(prompt(0, 64)).num_memory_tokens == 0

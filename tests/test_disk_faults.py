@@ -211,6 +211,57 @@ def test_a_file_cut_short_gives_failures_and_no_crash(tmp_path, io_engine, kept)
         assert spilled.num_ok == 0
 
 
+@pytest.mark.parametrize("io_engine", IO_ENGINES)
+def test_why_a_disk_fails_is_told_once_a_minute(tmp_path, io_engine, caplog):
+    with open_tier(tmp_path, io_engine=io_engine) as executor:
+        chunks = chunk(executor, 0)
+        store(executor, chunks, slots_from(0, 64))
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, hard))
+        try:
+            spill(executor, chunks)
+            spill(executor, chunks, sequence=2)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        path = executor.disk_file
+        assert caplog.messages == [f"disk {path}: writing failed (File too large)"]
+
+        os.unlink(path)
+        spill(executor, chunks, sequence=3)
+
+    assert caplog.messages[1:] == [f"disk {path}: the file was removed or cut short"]
+
+
+def test_chunks_beyond_the_end_of_a_file_are_dropped_and_told(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    with open_tier(tmp_path) as executor:
+        chunks = path_of_chunks(executor, [0, 1, 2])
+        store(executor, chunks, slots_from(0, 192))
+        spill(executor, chunks)
+        extent = int(chunks["num_units"][0]) * executor.unit_bytes
+        size = os.path.getsize(executor.disk_file)
+        first = size - executor.disk_units * executor.unit_bytes
+    os.truncate(tmp_path / "rank0.radixkv", first + 2 * extent - 1)
+    assert inspect_folder(tmp_path)[0].chunks.dropped["cut"] == 2
+
+    with open_tier(tmp_path) as executor:
+        assert len(executor.restored) == 1
+        assert executor.restored.dropped["cut"] == 2
+        assert "dropped: {'cut': 2}" in caplog.text
+        assert os.path.getsize(executor.disk_file) == size
+        assert fetch(executor, chunks[:1]).num_ok == 1
+
+
+def test_a_cut_file_wants_only_what_it_lost(small_device):
+    """Of 8 MiB the file has 7; what it lost is all that has to be free."""
+    with open_tier(small_device / "kv", capacity_bytes=7 << 20) as executor:
+        path = executor.disk_file
+    os.truncate(path, (7 << 20) - (1 << 16))
+
+    with open_tier(small_device / "kv", capacity_bytes=7 << 20) as executor:
+        assert executor.restored is not None
+
+
 NO_URING = """
 import ctypes, struct, sys
 

@@ -142,6 +142,11 @@ std::optional<Fields> disk_facts(Executor& executor) {
                   "io_note"_a = disk->io_note());
 }
 
+std::string take_disk_trouble(Executor& executor) {
+  DiskTier* disk = executor.disk();
+  return disk == nullptr ? "" : disk->take_trouble();
+}
+
 // Gives the arrays and lets go of the native copy.
 std::optional<Fields> take_restored(Executor& executor) {
   DiskTier* disk = executor.disk();
@@ -297,6 +302,7 @@ void bind_facts(ExecutorClass& executor) {
           "kind"_a)
       .def("pool_facts", &pool_facts)
       .def("disk_facts", &disk_facts)
+      .def("take_disk_trouble", &take_disk_trouble)
       .def("take_restored", &take_restored)
       .def(
           "read_memory",

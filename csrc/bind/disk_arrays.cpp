@@ -25,6 +25,7 @@ py::dict drop_counts(const DropCounts& dropped) {
   counts["torn"] = dropped.torn;
   counts["foreign"] = dropped.foreign;
   counts["wrong_key"] = dropped.wrong_key;
+  counts["cut"] = dropped.cut;
   counts["duplicate"] = dropped.duplicate;
   counts["overlapped"] = dropped.overlapped;
   counts["orphan"] = dropped.orphan;

@@ -44,6 +44,12 @@ FileDescriptor open_or_fail(const std::string& path, int flags) {
   return FileDescriptor(fd);
 }
 
+struct stat file_status(int fd, const std::string& path) {
+  struct stat status {};
+  if (fstat(fd, &status) != 0) fail_errno("reading", path, errno);
+  return status;
+}
+
 void make_folder(const std::string& folder) {
   if (mkdir(folder.c_str(), 0700) == 0 || errno == EEXIST) return;
   if (errno == ENOENT) {
@@ -182,8 +188,9 @@ void DiskFile::create(const std::optional<Digest>& group_id) {
   created_ = true;
 }
 
-void DiskFile::preallocate(int fd, const std::string& temporary_path) {
-  const std::int64_t wanted = shape_.file_bytes();
+void DiskFile::preallocate(int fd, const std::string& path) {
+  const std::int64_t wanted =
+      shape_.file_bytes() - std::int64_t{file_status(fd, path).st_blocks} * 512;
   struct statvfs device {};
   const bool known = fstatvfs(fd, &device) == 0;
   const std::uint64_t free_bytes = known ? std::uint64_t{device.f_bavail} * device.f_frsize : 0;
@@ -192,12 +199,12 @@ void DiskFile::preallocate(int fd, const std::string& temporary_path) {
                            std::to_string(free_bytes) +
                            " free: free some or make disk.size smaller");
   };
-  if (known && free_bytes < static_cast<std::uint64_t>(wanted)) fail_full();
-  if (fallocate(fd, 0, 0, wanted) == 0) return;
+  if (known && wanted > 0 && free_bytes < static_cast<std::uint64_t>(wanted)) fail_full();
+  if (fallocate(fd, 0, 0, shape_.file_bytes()) == 0) return;
   if (errno == ENOSPC || errno == EDQUOT || errno == EFBIG) fail_full();
-  if (errno != EOPNOTSUPP && errno != ENOSYS) fail_errno("preallocating", temporary_path, errno);
+  if (errno != EOPNOTSUPP && errno != ENOSYS) fail_errno("preallocating", path, errno);
   preallocated_ = false;
-  if (ftruncate(fd, wanted) != 0) fail_errno("sizing", temporary_path, errno);
+  if (ftruncate(fd, shape_.file_bytes()) != 0) fail_errno("sizing", path, errno);
 }
 
 void DiskFile::open_existing(const std::optional<Digest>& group_id) {
@@ -212,11 +219,10 @@ void DiskFile::open_existing(const std::optional<Digest>& group_id) {
   direct_ = fd_.is_open();
   if (!direct_) fd_ = open_or_fail(path_, O_RDWR);
   wait_for_last_writes();
-  struct stat status {};
-  if (fstat(fd_.get(), &status) != 0) fail_errno("reading", path_, errno);
-  // Cut short since, by hand or by a file system that lost it: what is missing reads as failures,
-  // and room for new chunks is made again.
-  if (status.st_size < shape_.file_bytes()) preallocate(fd_.get(), path_);
+  found_bytes_ = file_status(fd_.get(), path_).st_size;
+  // Cut short since, by hand or by a file system that lost it: chunks that lay there are dropped,
+  // and room for new ones is made again.
+  if (found_bytes_ < shape_.file_bytes()) preallocate(fd_.get(), path_);
 }
 
 // Writes that a killed process had in flight may land after it is gone. They hold the file open,
@@ -244,6 +250,7 @@ FoundFile open_for_inspection(const std::string& path) {
   const Superblock block = read_superblock(found.fd.get(), path);
   found.shape = shape_of(block);
   found.group_id = block.group_id;
+  found.file_bytes = file_status(found.fd.get(), path).st_size;
   found.version = block.version;
   if (block.version != kFormatVersion) {
     fail(Kind::kFormat, path + " has format version " + std::to_string(block.version) +

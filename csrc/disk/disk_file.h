@@ -35,7 +35,8 @@ class DiskFile {
   const std::string& path() const { return path_; }
   const Digest& group_id() const { return group_id_; }
   bool created() const { return created_; }
-  bool direct() const { return direct_; }              // O_DIRECT was allowed
+  std::int64_t found_bytes() const { return found_bytes_; }  // its length when it was opened
+  bool direct() const { return direct_; }                    // O_DIRECT was allowed
   bool preallocated() const { return preallocated_; }  // else a full device shows only when writing
 
   // The file is still in its folder and as long as it was made: what is written to it can be found
@@ -45,7 +46,7 @@ class DiskFile {
  private:
   void lock(const std::string& folder);
   void create(const std::optional<Digest>& group_id);
-  void preallocate(int fd, const std::string& temporary_path);
+  void preallocate(int fd, const std::string& path);
   void open_existing(const std::optional<Digest>& group_id);
   void wait_for_last_writes();
 
@@ -55,6 +56,7 @@ class DiskFile {
   FileDescriptor fd_;
   Digest group_id_{};
   bool created_ = false;
+  std::int64_t found_bytes_ = 0;
   bool direct_ = false;
   bool preallocated_ = true;
 };
@@ -65,6 +67,7 @@ struct FoundFile {
   FileDescriptor fd;
   DiskShape shape;
   Digest group_id{};
+  std::int64_t file_bytes = 0;
   std::uint32_t version = 0;
 };
 

@@ -39,6 +39,18 @@ std::unique_ptr<IoEngine> open_engine(const DiskOptions& options, int fd, int wa
   }
 }
 
+const char* name_of(IoRequest::Op op) {
+  switch (op) {
+    case IoRequest::Op::kRead:
+      return "reading";
+    case IoRequest::Op::kWrite:
+      return "writing";
+    case IoRequest::Op::kSync:
+      return "syncing";
+  }
+  return "";
+}
+
 std::chrono::steady_clock::duration seconds(double value) {
   return std::chrono::duration_cast<std::chrono::steady_clock::duration>(
       std::chrono::duration<double>(value));
@@ -50,7 +62,8 @@ DiskTier::DiskTier(const DiskOptions& options, std::span<std::byte> pool, UnitTa
                    DiskCompletionSink sink, const ScanProgress& progress)
     : wakeup_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       file_(open_file(options)),
-      recovered_(recover(file_->fd(), options.shape, file_->group_id(), progress)),
+      recovered_(
+          recover(file_->fd(), file_->found_bytes(), options.shape, file_->group_id(), progress)),
       table_(options.shape.capacity_units, options.shape.num_headers()),
       context_{options.shape, options.token_bytes, file_.get(),    &table_,
                tags,          pool.data(),         std::move(sink)},
@@ -145,13 +158,28 @@ void DiskTier::take_results() {
   for (const IoResult& result : results_) {
     if (result.tag >= kSyncTag) {
       const std::uint64_t epoch = sync_.end();
+      note_trouble(IoRequest::Op::kSync, result.transferred);
       spiller_.on_synced(epoch, result.transferred < 0 ? static_cast<int>(-result.transferred) : 0);
     } else if (result.tag >= kWriteTags) {
+      note_trouble(IoRequest::Op::kWrite, result.transferred);
       writes_.on_result(result);
     } else {
+      note_trouble(IoRequest::Op::kRead, result.transferred);
       reads_.on_result(result);
     }
   }
+}
+
+void DiskTier::note_trouble(IoRequest::Op op, std::int64_t transferred) {
+  if (transferred >= 0 || transferred == -EINTR || transferred == -EAGAIN) return;
+  trouble_.store({op, static_cast<int>(-transferred)});
+}
+
+std::string DiskTier::take_trouble() {
+  const Trouble trouble = trouble_.exchange({});
+  if (!file_->is_whole()) return "the file was removed or cut short";
+  if (trouble.error == 0) return "";
+  return std::string(name_of(trouble.op)) + " failed (" + std::strerror(trouble.error) + ")";
 }
 
 // Begins a sync when one is due; at the end there is no reason to wait for more.

@@ -70,17 +70,26 @@ class DiskTier {
   bool has_registered_buffers() const { return has_registered_buffers_; }
   const std::string& io_note() const { return io_note_; }  // why a better engine was passed over
 
+  // What the system said of the last read, write or sync that failed since this was asked before;
+  // empty where none did. From any thread.
+  std::string take_trouble();
+
   // What the file held when it was opened, and its memory. To be called once at most.
   RecoveredChunks take_recovered() { return std::move(recovered_); }
 
  private:
   using Clock = std::chrono::steady_clock;
+  struct Trouble {
+    IoRequest::Op op = IoRequest::Op::kRead;
+    int error = 0;  // errno, or 0
+  };
 
   void fill_table();
   void run();
   void take_commands();
   void take_results();
   void keep_promises();
+  void note_trouble(IoRequest::Op op, std::int64_t transferred);
   bool wind_down();
   void wait_for_work();
   void wake() const;
@@ -101,6 +110,7 @@ class DiskTier {
   Fetcher fetcher_;
   Spiller spiller_;
   std::vector<IoResult> results_;
+  std::atomic<Trouble> trouble_;
 
   std::mutex mutex_;  // guards the inbox and the two below it
   std::vector<DiskCommand> inbox_;

@@ -78,12 +78,14 @@ void HeaderScan::Faults::add(const Faults& other) {
   torn += other.torn;
   foreign += other.foreign;
   wrong_key += other.wrong_key;
+  cut += other.cut;
   slots.insert(slots.end(), other.slots.begin(), other.slots.end());
 }
 
-HeaderScan::HeaderScan(int fd, const DiskShape& shape, const Digest& group_id,
-                       const ScanProgress& progress)
-    : shape_(shape),
+HeaderScan::HeaderScan(int fd, std::int64_t file_bytes, const DiskShape& shape,
+                       const Digest& group_id, const ScanProgress& progress)
+    : file_bytes_(file_bytes),
+      shape_(shape),
       piece_slots_(written_pieces(fd, shape)),
       num_found_(piece_slots_.size()),
       chunks_(room_for(piece_slots_.size(), sizeof(RecoveredChunk))),
@@ -154,8 +156,11 @@ void HeaderScan::check(const ChunkHeader& header, std::uint32_t slot, const Dige
                        std::size_t piece, Faults* faults) {
   const HeaderFault fault = check_header(header, shape_, group_id);
   if (fault == HeaderFault::kEmpty) return;
-  if (fault == HeaderFault::kNone) return keep(header, slot, piece);
+  const bool is_cut = fault == HeaderFault::kNone &&
+                      shape_.unit_offset(header.disk_offset + header.num_units) > file_bytes_;
+  if (fault == HeaderFault::kNone && !is_cut) return keep(header, slot, piece);
   faults->slots.push_back(slot);
+  if (is_cut) ++faults->cut;
   if (fault == HeaderFault::kTorn) ++faults->torn;
   if (fault == HeaderFault::kForeign) ++faults->foreign;
   if (fault == HeaderFault::kKey) ++faults->wrong_key;

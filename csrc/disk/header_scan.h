@@ -43,13 +43,16 @@ class HeaderScan {
     std::int64_t torn = 0;
     std::int64_t foreign = 0;
     std::int64_t wrong_key = 0;
-    std::vector<std::uint32_t> slots;  // of all three
+    std::int64_t cut = 0;
+    std::vector<std::uint32_t> slots;  // of all four
 
     void add(const Faults& other);
   };
 
-  // Reads with several threads. Throws TierFailure where the headers cannot be read.
-  HeaderScan(int fd, const DiskShape& shape, const Digest& group_id, const ScanProgress& progress);
+  // Reads with several threads. `file_bytes`: how long the file was found. Throws TierFailure where
+  // the headers cannot be read.
+  HeaderScan(int fd, std::int64_t file_bytes, const DiskShape& shape, const Digest& group_id,
+             const ScanProgress& progress);
 
   std::size_t size() const;  // chunks found
   const Faults& faults() const { return faults_; }
@@ -72,6 +75,7 @@ class HeaderScan {
              std::size_t piece, Faults* faults);
   void keep(const ChunkHeader& header, std::uint32_t slot, std::size_t piece);
 
+  const std::int64_t file_bytes_;
   DiskShape shape_;
   std::vector<std::uint32_t> piece_slots_;  // first slot of each piece
   std::vector<std::uint32_t> num_found_;    // chunks in each piece

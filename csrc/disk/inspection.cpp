@@ -13,7 +13,8 @@ namespace {
 // The headers of a full disk are gigabytes that nobody reads again: not through the page cache.
 RecoveredChunks recover_directly(const FoundFile& file) {
   const FileDescriptor direct = open_direct(file.path, O_RDONLY);
-  return recover(direct.is_open() ? direct.get() : file.fd.get(), file.shape, file.group_id);
+  return recover(direct.is_open() ? direct.get() : file.fd.get(), file.file_bytes, file.shape,
+                 file.group_id);
 }
 
 }  // namespace

@@ -161,14 +161,15 @@ class Recovery {
 
 }  // namespace
 
-RecoveredChunks recover(int fd, const DiskShape& shape, const Digest& group_id,
-                        const ScanProgress& progress) {
-  RecoveredChunks result{HeaderScan(fd, shape, group_id, progress), {}, {}, {}, {}};
+RecoveredChunks recover(int fd, std::int64_t file_bytes, const DiskShape& shape,
+                        const Digest& group_id, const ScanProgress& progress) {
+  RecoveredChunks result{HeaderScan(fd, file_bytes, shape, group_id, progress), {}, {}, {}, {}};
   const HeaderScan::Faults& faults = result.scan.faults();
   result.dropped_slots = faults.slots;
   result.dropped.torn = faults.torn;
   result.dropped.foreign = faults.foreign;
   result.dropped.wrong_key = faults.wrong_key;
+  result.dropped.cut = faults.cut;
   Recovery(shape, &result).run();
   return result;
 }

@@ -19,6 +19,7 @@ struct DropCounts {
   std::int64_t torn = 0;        // its checksum is wrong
   std::int64_t foreign = 0;     // another format, layout or group, or out of bounds
   std::int64_t wrong_key = 0;   // not the hash of its parent and tokens
+  std::int64_t cut = 0;         // its payload is beyond the end of the file
   std::int64_t duplicate = 0;   // a newer chunk has its key
   std::int64_t overlapped = 0;  // a newer chunk has (part of) its extent
   std::int64_t orphan = 0;      // its parent is not there, or not a full one
@@ -34,8 +35,8 @@ struct RecoveredChunks {
   DropCounts dropped;
 };
 
-// Throws TierFailure where the headers cannot be read.
-RecoveredChunks recover(int fd, const DiskShape& shape, const Digest& group_id,
-                        const ScanProgress& progress = {});
+// `file_bytes`: how long the file was found. Throws TierFailure where the headers cannot be read.
+RecoveredChunks recover(int fd, std::int64_t file_bytes, const DiskShape& shape,
+                        const Digest& group_id, const ScanProgress& progress = {});
 
 }  // namespace radixkv

@@ -122,8 +122,8 @@ class RestoredChunks:
         keys: The chunks' content keys. Shape: (n, 16), uint8.
         digests: The namespaces' digests, 16 bytes each.
         group_id: Drawn when the file was made, 16 bytes.
-        dropped: How many headers did not count, by reason: torn, foreign, wrong_key, duplicate,
-            overlapped, orphan.
+        dropped: How many headers did not count, by reason: torn, foreign, wrong_key, cut (beyond
+            the end of the file), duplicate, overlapped, orphan.
     """
 
     parent_index: NDArray[np.int64]

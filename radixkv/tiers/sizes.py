@@ -44,5 +44,6 @@ def check_sizes(layout: KVLayout, config: CacheConfig) -> None:
         if num_units < UNITS_PER_CHUNK:
             raise ConfigError(
                 f"{key}: a rank's share has no room for one chunk of {config.chunk_tokens} tokens, "
-                f"{approximate_size(UNITS_PER_CHUNK * unit_bytes)} of this model; make it larger"
+                f"{approximate_size(UNITS_PER_CHUNK * unit_bytes)} of this model"
+                f"{' and its headers' if key == 'disk.size' else ''}; make it larger"
             )
