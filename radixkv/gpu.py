@@ -71,7 +71,8 @@ class GpuCopies:
         options: How to copy.
 
     Raises:
-        UnsupportedError: The extension module was not built, or there is no GPU.
+        UnsupportedError: The extension module was not built, there is no GPU, or memory is not
+            pinned.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class GpuCopies:
         options: GpuOptions,
     ) -> None:
         self._cuda = load_module()
+        _check_pinned(native)
         self._stream = engine.forward_stream
         self._num_slots = engine.num_slots
         self._pool_address = pool_address
@@ -299,6 +301,16 @@ def _stream_of(slots: EngineSlots) -> int | None:
 
 def _kind(command: Store | Load) -> _native.CommandKind:
     return _native.CommandKind.LOAD if isinstance(command, Load) else _native.CommandKind.STORE
+
+
+def _check_pinned(native: _native.Executor) -> None:
+    """A kernel that reads memory which is not pinned ends the engine's whole CUDA context."""
+    facts = native.pool_facts()
+    if not facts["pinned"]:
+        raise UnsupportedError(
+            f"the engine's memory is on a GPU, but radixkv's is not pinned ({facts['pin_reason']}):"
+            " raise the limit of locked memory (ulimit -l), or make memory.size smaller"
+        )
 
 
 def describe_paths(path_times: Iterable[Any]) -> list[str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from radixkv import CacheConfig, ConfigError
+from radixkv import CacheConfig, ConfigError, EngineMemory, Executor, KVLayout, UnsupportedError
 from radixkv.gpu import describe_paths
 
 
@@ -45,3 +46,22 @@ def test_the_path_can_be_pinned():
     config = CacheConfig.from_mapping({"gpu": {"copy": "kernel", "blocks": 2}})
 
     assert (config.gpu_copy, config.gpu_blocks) == ("kernel", 2)
+
+
+def test_memory_that_is_not_pinned_is_kept_from_the_kernels(monkeypatch):
+    """They would end the engine's CUDA context at the first copy."""
+    monkeypatch.setattr("radixkv.gpu.load_module", SimpleNamespace)
+    layout = KVLayout(num_layers=1, num_kv=2, row_bytes=64, dtype="bfloat16")
+    engine = EngineMemory(
+        addresses=np.array([4096, 8192], np.uint64),
+        strides_bytes=np.array([64, 64], np.int64),
+        num_slots=16,
+        owner=None,
+        device=0,
+    )
+
+    with (
+        Executor(layout, memory_bytes=1 << 20, pin=False) as executor,
+        pytest.raises(UnsupportedError, match="not pinned"),
+    ):
+        executor.attach(engine)
