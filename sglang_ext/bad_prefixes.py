@@ -36,11 +36,10 @@ class Span:
 
     def is_on_way_of(self, key: Any) -> bool:
         """Whether a match of one of SGLang's keys would come to those slots."""
-        length = len(self.tokens)
         return (
-            len(key) >= length
+            len(key) >= len(self.tokens)
             and tree_name(key) == self.name
-            and key.token_ids[:length] == self.tokens
+            and self._begins(key.token_ids)
         )
 
     def may_be_read_by(self, req: Any) -> bool:
@@ -51,5 +50,15 @@ class Span:
         return (
             req.kv.holds_kv
             and tree_name(req) == self.name
-            and req.full_untruncated_fill_ids[: len(self.tokens)] == self.tokens
+            and self._begins(req.full_untruncated_fill_ids)
         )
+
+    def _begins(self, token_ids: Any) -> bool:
+        """Whether these tokens begin with the span's. The page at its end is compared first: every
+        request that computed is asked about every load, and most part long before that page.
+        """
+        length = len(self.tokens)
+        if token_ids[self.first : length] != self.tokens[self.first :]:
+            return False
+        is_same: bool = token_ids[:length] == self.tokens
+        return is_same

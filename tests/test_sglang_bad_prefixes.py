@@ -63,6 +63,13 @@ def test_what_ends_or_parts_before_its_first_page_is_full_does_not(span: Span) -
         assert not span.may_be_read_by(running(tokens))
 
 
+def test_what_has_the_same_page_behind_another_beginning_does_not(span: Span) -> None:
+    begins_otherwise = [7, *TOKENS[1:]]
+
+    assert not span.is_on_way_of(Key(begins_otherwise))
+    assert not span.may_be_read_by(running(begins_otherwise))
+
+
 @pytest.mark.parametrize("name", [{"extra_key": "lora"}, {"cache_salt": "tenant"}])
 def test_another_key_or_salt_has_a_tree_of_its_own(span: Span, name: dict[str, str]) -> None:
     assert not span.is_on_way_of(Key(TOKENS, **name))
