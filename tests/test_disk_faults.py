@@ -213,6 +213,7 @@ def test_a_file_cut_short_gives_failures_and_no_crash(tmp_path, io_engine, kept)
 
 @pytest.mark.parametrize("io_engine", IO_ENGINES)
 def test_why_a_disk_fails_is_told_once_a_minute(tmp_path, io_engine, caplog):
+    caplog.set_level(logging.WARNING, "radixkv")
     with open_tier(tmp_path, io_engine=io_engine) as executor:
         chunks = chunk(executor, 0)
         store(executor, chunks, slots_from(0, 64))
