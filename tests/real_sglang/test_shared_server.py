@@ -6,6 +6,7 @@ bad wire.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -63,7 +64,7 @@ def servers(
 
     def start(number: int) -> SGLangServer:
         config = folder / f"radixkv{number}.yaml"
-        url = f"{store.url}{'&' if '?' in store.url else '?'}timeout=500ms"
+        url = f"{store.url}{'&' if '?' in store.url else '?'}timeout=2s"
         document = {"chunk_tokens": 16, "memory": {"size": "64MiB"}, "remotes": [url]}
         config.write_text(json.dumps(document))
         return SGLangServer(
@@ -79,12 +80,22 @@ def servers(
     with ThreadPoolExecutor(2) as threads:  # a server dies with the thread that started it
         first, second = threads.map(start, range(2))
         with first, second:
+            for server in (first, second):
+                wait_until_shared(server)
             yield [first, second]
 
 
 @pytest.fixture(scope="module")
 def prompts(workload_for: Callable[[str], Workload]) -> list[Prompt]:
     return workload_for(ATTENTION).prompts[: 2 * NUM_PROMPTS]
+
+
+def wait_until_shared(server: SGLangServer) -> None:
+    """On a busy machine the first connection may take a while; what is stored before stays here."""
+    deadline = time.monotonic() + 60.0
+    while ": serves" not in server.config.log.read_text(errors="replace"):
+        assert time.monotonic() < deadline, server.log_tail()
+        time.sleep(0.05)
 
 
 def ask(server: SGLangServer, prompts: list[Prompt]) -> list[Generation]:
