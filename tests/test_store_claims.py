@@ -92,6 +92,7 @@ def test_a_claim_on_slots_under_load_is_too_early(cache):
     cache.executor.inject_fault(Load, fail=False, delay_s=0.2)
     with cache.acquire(TOKENS) as handle:
         load = cache.load(handle, SLOTS)
+    assert load.wait_layer(cache.executor.layout.num_layers - 1)  # there, and not heard of yet
 
     other = cache.store(prompt(2, len(SLOTS)), SLOTS, is_computed=True)
     assert load.wait()
