@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from dataplane import FakeEngine, chunk, fetch, load, path_of_chunks, slots_from, spill, store
 
-from radixkv.commands import CompletionStatus
+from radixkv.commands import CompletionStatus, Fetch
 from radixkv.errors import TierError, TierFormatError, TierLockedError
 from radixkv.executor import Executor
 from radixkv.layout import KVLayout
@@ -44,6 +44,16 @@ def small_device(tmp_path):
     yield folder
     subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextlib.contextmanager
+def files_of_at_most(num_bytes):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_device_without_room_is_an_error_at_start(small_device):
@@ -86,12 +96,8 @@ def test_a_file_size_limit_counts_as_full(tmp_path, io_engine):
     with open_tier(tmp_path, io_engine=io_engine) as executor:
         chunks = chunk(executor, 0)
         store(executor, chunks, slots_from(0, 64))
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, hard))
-        try:
+        with files_of_at_most(1 << 19):
             completion = spill(executor, chunks)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
         assert completion.status == CompletionStatus.FULL
         assert spill(executor, chunks).num_ok == 1
@@ -217,13 +223,9 @@ def test_why_a_disk_fails_is_told_once_a_minute(tmp_path, io_engine, caplog):
     with open_tier(tmp_path, io_engine=io_engine) as executor:
         chunks = chunk(executor, 0)
         store(executor, chunks, slots_from(0, 64))
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, hard))
-        try:
+        with files_of_at_most(1 << 19):
             spill(executor, chunks)
             spill(executor, chunks, sequence=2)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         path = executor.disk_file
         assert caplog.messages == [f"disk {path}: writing failed (File too large)"]
 
@@ -261,6 +263,18 @@ def test_a_cut_file_wants_only_what_it_lost(small_device):
 
     with open_tier(small_device / "kv", capacity_bytes=7 << 20) as executor:
         assert executor.restored is not None
+
+
+def test_why_is_not_asked_of_a_disk_that_is_closed(tmp_path, caplog):
+    caplog.set_level(logging.WARNING, "radixkv")
+    with open_tier(tmp_path) as executor:
+        executor.inject_fault(Fetch, fail=True)
+        executor.submit(Fetch(1, chunk(executor, 0)))
+
+    (completion,) = executor.poll()
+
+    assert completion.status == CompletionStatus.FAILED
+    assert caplog.messages == []
 
 
 NO_URING = """

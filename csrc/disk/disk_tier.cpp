@@ -176,6 +176,7 @@ void DiskTier::note_trouble(IoRequest::Op op, std::int64_t transferred) {
 }
 
 std::string DiskTier::take_trouble() {
+  if (closed_) return "";
   const Trouble trouble = trouble_.exchange({});
   if (!file_->is_whole()) return "the file was removed or cut short";
   if (trouble.error == 0) return "";

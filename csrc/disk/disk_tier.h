@@ -71,7 +71,7 @@ class DiskTier {
   const std::string& io_note() const { return io_note_; }  // why a better engine was passed over
 
   // What the system said of the last read, write or sync that failed since this was asked before;
-  // empty where none did. From any thread.
+  // empty where none did, and once it is closed.
   std::string take_trouble();
 
   // What the file held when it was opened, and its memory. To be called once at most.
