@@ -214,7 +214,6 @@ def test_new_weights_do_not_get_the_old_ones_kv(
     server: SGLangServer, prompts: list[Ids], models: dict[str, Path], tmp_path: Path
 ) -> None:
     old = server.generate(prompts)
-    server.wait_until_idle()
 
     update_weights(server, write_llama(tmp_path / "other", seed=2))
     new = server.generate(prompts)
@@ -246,7 +245,6 @@ def test_a_part_of_the_weights_does_not_get_the_kv_of_what_lay_below_it_before(
     for part in (first, second):
         update_weights(server, part)
     on_first = server.generate(prompts)
-    server.wait_until_idle()
     for weights in (models["mha"], second):
         update_weights(server, weights)
     on_old_again = server.generate(prompts)
@@ -269,7 +267,6 @@ def test_an_update_that_failed_leaves_the_kv_of_the_weights_that_were_there(
             update_weights(server, missing)
         server.flush_cache()
         found.append(outputs(server.generate(prompts)))
-        server.wait_until_idle()
     expected = outputs(server.generate(prompts, extra_key="of nobody"))
     update_weights(server, models["mha"])
 
@@ -298,5 +295,7 @@ def test_weights_that_others_wrote_do_not_get_the_old_ones_kv(
 
 
 def update_weights(server: SGLangServer, model: Path) -> None:
+    """As soon as SGLang has noted that what it answered is over: before, it would end itself."""
+    server.wait_until_idle()
     body = {"model_path": str(model), "flush_cache": True}
     assert server.call("POST", "/update_weights_from_disk", body)["success"]
