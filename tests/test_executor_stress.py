@@ -7,7 +7,16 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from dataplane import NAMESPACE, TIMEOUT_S, FakeEngine, chunk, slots_from, tokens_of
+from dataplane import (
+    NAMESPACE,
+    TIMEOUT_S,
+    FakeEngine,
+    chunk,
+    load,
+    slots_from,
+    store,
+    tokens_of,
+)
 
 from radixkv.commands import Clear, Command, CompletionStatus, Fetch, Load, Spill, Store
 from radixkv.executor import Executor
@@ -83,6 +92,17 @@ def submit_next(executor, commands, waiting):
     if command is not None:
         waiting[command.command_id] = commands
         executor.submit(command)
+
+
+def test_other_engine_memory_can_be_attached_as_soon_as_the_last_copy_was_heard_of():
+    engine = FakeEngine(LAYOUT, 1024)
+    with Executor(LAYOUT, memory_bytes=1 << 20, num_copy_threads=1, pin=False) as executor:
+        record = chunk(executor, 0)
+        for _ in range(2000):
+            executor.attach(engine.memory())
+            store(executor, record, slots_from(0, 64))
+            executor.attach(engine.memory())
+            load(executor, record, slots_from(64, 64))
 
 
 def test_layers_can_be_awaited_from_many_threads():

@@ -35,11 +35,6 @@ void CopyThreads::close(double drain_s) {
   threads_.clear();
 }
 
-bool CopyThreads::idle() const {
-  const std::lock_guard lock(mutex_);
-  return num_unfinished_ == 0;
-}
-
 void CopyThreads::reject_new_jobs() {
   for (Queue* queue : {&loads_, &stores_}) {
     for (const auto& queued : *queue) {

@@ -34,8 +34,6 @@ class CopyThreads {
   // done. Idempotent.
   void close(double drain_s);
 
-  bool idle() const;
-
  private:
   struct Queued {
     enum class State { kNew, kPlanning, kPlanned };
@@ -55,7 +53,7 @@ class CopyThreads {
   Queue& queue_of(const CopyJob& job);
 
   const Sink sink_;
-  mutable std::mutex mutex_;
+  std::mutex mutex_;
   std::condition_variable work_there_;
   std::condition_variable all_done_;
   Queue loads_;

@@ -101,8 +101,11 @@ Executor::~Executor() { close(0); }
 void Executor::attach(EngineView engine) {
   check_open();
   check_engine(engine, options_);
-  if (!copies_->idle())
+  // Who has polled a copy's completion may attach at once: its thread may still be putting it away.
+  if (completions_.stats(CommandKind::kStore).num_queued > 0 ||
+      completions_.stats(CommandKind::kLoad).num_queued > 0) {
     refuse("engine_memory", "loads or stores with the old one are on their way");
+  }
   engine_ = std::make_shared<const EngineView>(std::move(engine));
 }
 
