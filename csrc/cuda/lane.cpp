@@ -48,15 +48,15 @@ std::optional<std::int64_t> Lane::submit(const Slices& slices, cudaStream_t fenc
   const std::lock_guard lock(mutex_);
   retire();
   if (next_ - oldest_ == options_.max_in_flight) return std::nullopt;
+  Flight& flight = place(next_);
+  flight.fence.record(fence);  // before room is taken: a stream that is none throws
+  if (slices.device_slots) flight.slots_made.record(slices.device_slots->stream);
   const auto table = ring_.take(slices.num_tokens());
   if (!table) return std::nullopt;
 
-  Flight& flight = place(next_);
-  flight.fence.record(fence);
   flight.number = next_;
   flight.arrays = slices;
   flight.device_slots = slices.device_slots;
-  if (slices.device_slots) flight.slots_made.record(slices.device_slots->stream);
   flight.table = *table;
   changed_.notify_all();
   return next_++;
