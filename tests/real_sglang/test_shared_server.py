@@ -53,8 +53,16 @@ def store(
 
 
 @pytest.fixture(scope="module")
+def prompts(workload_for: Callable[[str], Workload]) -> list[Prompt]:
+    return workload_for(ATTENTION).prompts[: 2 * NUM_PROMPTS]
+
+
+@pytest.fixture(scope="module")
 def servers(
-    store: Store, models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+    prompts: list[Prompt],  # their answers are computed before: idle servers take CPUs too
+    store: Store,
+    models: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[list[SGLangServer]]:
     """Two, each with memory of its own and no disk."""
     folder = tmp_path_factory.mktemp("servers")
@@ -64,7 +72,8 @@ def servers(
 
     def start(number: int) -> SGLangServer:
         config = folder / f"radixkv{number}.yaml"
-        url = f"{store.url}{'&' if '?' in store.url else '?'}timeout=2s"
+        # A busy machine is not a dead server.
+        url = f"{store.url}{'&' if '?' in store.url else '?'}timeout=10s"
         document = {"chunk_tokens": 16, "memory": {"size": "64MiB"}, "remotes": [url]}
         config.write_text(json.dumps(document))
         return SGLangServer(
@@ -83,11 +92,6 @@ def servers(
             for server in (first, second):
                 wait_until_shared(server)
             yield [first, second]
-
-
-@pytest.fixture(scope="module")
-def prompts(workload_for: Callable[[str], Workload]) -> list[Prompt]:
-    return workload_for(ATTENTION).prompts[: 2 * NUM_PROMPTS]
 
 
 def wait_until_shared(server: SGLangServer) -> None:
