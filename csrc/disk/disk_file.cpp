@@ -115,10 +115,12 @@ std::string differences(const Superblock& block, const DiskShape& wanted,
   compare("format version", block.version, kFormatVersion);
   if (!text.empty()) return text;
   compare("chunk_tokens", block.chunk_tokens, wanted.chunk_tokens);
-  compare("unit bytes", block.unit_bytes, wanted.unit_bytes);
+  // Units and the layout's digest follow from the chunk's length, too.
+  const bool same_chunks = block.chunk_tokens == wanted.chunk_tokens;
+  if (same_chunks) compare("unit bytes", block.unit_bytes, wanted.unit_bytes);
   compare("world size", block.world_size, wanted.world_size);
   compare("rank", block.rank, wanted.rank);
-  note(block.layout_digest != wanted.layout_digest,
+  note(same_chunks && block.layout_digest != wanted.layout_digest,
        "another KV layout (layers, row size or dtype)");
   if (text.empty()) {
     const std::string what =
