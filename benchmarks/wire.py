@@ -7,9 +7,8 @@
         this host ── device "rkv…" ──▶ a process that holds packets back ──▶ a network namespace
 
 Many kernels lack netem. This one needs root, /dev/net/tun and namespaces; all of it goes with the
-process. Packets come as the kernel hands them over, long ones up to 64 KiB, where nothing is lost;
-with `small_packets` they are cut to 1,500 bytes before, so that losing one loses as little as
-elsewhere.
+process. Packets come as the kernel hands them over, long ones up to 64 KiB; with `small_packets`
+they are cut to 1,500 bytes before, so that losing one loses as little as elsewhere.
 """
 
 from __future__ import annotations
@@ -49,12 +48,14 @@ class Conditions:
         delay_s: How long a packet takes.
         loss: The share of packets that never arrive; 1 for a cut.
         queue_s: Packets that would wait longer for their turn are dropped, as a switch does.
+        small_packets: Whether packets are cut to 1,500 bytes.
     """
 
     bytes_per_s: float = 0.0
     delay_s: float = 0.0
     loss: float = 0.0
     queue_s: float = 0.1
+    small_packets: bool = False
 
 
 def why_not() -> str | None:
@@ -68,20 +69,15 @@ def why_not() -> str | None:
 
 
 class Wire:
-    """Lies from construction to `close`.
+    """Lies from construction to `close`."""
 
-    Args:
-        small_packets: Cut packets to 1,500 bytes.
-    """
-
-    def __init__(self, *, small_packets: bool = False) -> None:
+    def __init__(self) -> None:
         # One of the addresses set aside for measuring networks; four for each wire.
         number = 4 * (os.getpid() % 16_000) + 4
         self.near_address = f"198.18.{number // 256}.{number % 256 + 1}"
         self.far_address = f"198.18.{number // 256}.{number % 256 + 2}"
-        words = [sys.executable, __file__, self.near_address, self.far_address]
         self._process = subprocess.Popen(
-            [*words, *(["--small-packets"] if small_packets else [])],
+            [sys.executable, __file__, self.near_address, self.far_address],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -97,7 +93,7 @@ class Wire:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def change(self, **conditions: float) -> None:
+    def change(self, **conditions: float | bool) -> None:
         """From now on it is so; what is not named is as in `Conditions`."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -155,19 +151,20 @@ class _OneWay:
                 continue  # as if it were lost
 
 
-def _open_device(name: str, address: str, *, small_packets: bool) -> int:
+def _open_device(name: str, address: str) -> int:
     device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
     flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR
     fcntl.ioctl(device, TUNSETIFF, struct.pack("16sH14x", name.encode(), flags))
-    fcntl.ioctl(device, TUNSETOFFLOAD, 0 if small_packets else TUN_F_CSUM | TUN_F_TSO4)
-    # Of small ones as many as a slow moment needs: 10,000 would be seconds on a busy machine.
-    num_queued = "500" if small_packets else "10000"
     for words in (
         ["addr", "add", f"{address}/30", "dev", name],
-        ["link", "set", name, "txqueuelen", num_queued, "up"],
+        ["link", "set", name, "txqueuelen", "10000", "up"],
     ):
         subprocess.run(["ip", *words], check=True)
     return device
+
+
+def _cut_packets(device: int, *, small: bool) -> None:
+    fcntl.ioctl(device, TUNSETOFFLOAD, 0 if small else TUN_F_CSUM | TUN_F_TSO4)
 
 
 def _lie_between(ends: tuple[int, int], orders: IO[str]) -> None:
@@ -186,6 +183,8 @@ def _lie_between(ends: tuple[int, int], orders: IO[str]) -> None:
             if not line:
                 return
             conditions = Conditions(**json.loads(line))
+            for device in ends:
+                _cut_packets(device, small=conditions.small_packets)
             print("changed", flush=True)
         for way in ways.values():
             way.give()
@@ -195,16 +194,17 @@ def _main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("near_address")
     parser.add_argument("far_address")
-    parser.add_argument("--small-packets", action="store_true")
     options = parser.parse_args()
     with contextlib.suppress(PermissionError):
         os.nice(-20)  # a wire does not share CPUs with those who talk through it
     name = f"rkv{os.getpid()}"
-    near = _open_device(name, options.near_address, small_packets=options.small_packets)
+    near = _open_device(name, options.near_address)
     if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET) != 0:
         raise OSError(ctypes.get_errno(), "a network namespace cannot be made")
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    far = _open_device("wire", options.far_address, small_packets=options.small_packets)
+    far = _open_device("wire", options.far_address)
+    for device in (near, far):
+        _cut_packets(device, small=False)
     print("ready", flush=True)
     _lie_between((near, far), sys.stdin)
 

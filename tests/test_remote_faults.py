@@ -203,7 +203,7 @@ MOONCAKE_CASES = {
 BAD_NETWORKS = {
     "slow": {"bytes_per_s": 2e6},
     "far": {"delay_s": 0.2},
-    "losing 5 %": {"loss": 0.05},
+    "losing 5 %": {"loss": 0.05, "small_packets": True},
     "cut": {"loss": 1.0},
 }
 
@@ -261,7 +261,7 @@ def test_redis(name: str, seconds: float, tmp_path: Path, record_property) -> No
     case = REDIS_CASES[name]
     server = RedisServer(tmp_path)
     try:
-        url = f"{server.unix_url}?timeout=500ms"
+        url = f"{server.unix_url}?timeout=2s"
         check(url, lambda: case.happens(server), seconds, case.shows, record_property)
     finally:
         server.go_on()
@@ -273,7 +273,7 @@ def test_mooncake(name: str, seconds: float, tmp_path: Path, record_property) ->
     case = MOONCAKE_CASES[name]
     server = MooncakeServer(tmp_path, segment_bytes=case.segment_bytes)
     try:
-        url = f"{server.url}&timeout=500ms"
+        url = f"{server.url}&timeout=2s"
         check(url, lambda: case.happens(server), seconds, case.shows, record_property)
     finally:
         server.close()
@@ -283,7 +283,7 @@ def test_mooncake(name: str, seconds: float, tmp_path: Path, record_property) ->
 @short_and_long(BAD_NETWORKS, ["losing 5 %"])
 @pytest.mark.parametrize("kind", ["redis", "mooncake"])
 def test_network(kind: str, name: str, seconds: float, tmp_path: Path, record_property) -> None:
-    with Wire(small_packets=True) as wire:
+    with Wire() as wire:
 
         @contextmanager
         def happens() -> Iterator[None]:
@@ -294,7 +294,7 @@ def test_network(kind: str, name: str, seconds: float, tmp_path: Path, record_pr
         server = start(kind, tmp_path, wire)
         try:
             url = server.tcp_url + "?" if isinstance(server, RedisServer) else server.url + "&"
-            check(f"{url}timeout=500ms", happens, seconds, "", record_property)
+            check(f"{url}timeout=2s", happens, seconds, "", record_property)
         finally:
             server.close()
 
