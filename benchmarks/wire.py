@@ -93,7 +93,7 @@ class Wire:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def change(self, **conditions: float | bool) -> None:
+    def change(self, **conditions: float) -> None:
         """From now on it is so; what is not named is as in `Conditions`."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -155,6 +155,7 @@ def _open_device(name: str, address: str) -> int:
     device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
     flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR
     fcntl.ioctl(device, TUNSETIFF, struct.pack("16sH14x", name.encode(), flags))
+    _set_longest_packets(device, small=False)
     for words in (
         ["addr", "add", f"{address}/30", "dev", name],
         ["link", "set", name, "txqueuelen", "10000", "up"],
@@ -163,7 +164,7 @@ def _open_device(name: str, address: str) -> int:
     return device
 
 
-def _cut_packets(device: int, *, small: bool) -> None:
+def _set_longest_packets(device: int, *, small: bool) -> None:
     fcntl.ioctl(device, TUNSETOFFLOAD, 0 if small else TUN_F_CSUM | TUN_F_TSO4)
 
 
@@ -184,7 +185,7 @@ def _lie_between(ends: tuple[int, int], orders: IO[str]) -> None:
                 return
             conditions = Conditions(**json.loads(line))
             for device in ends:
-                _cut_packets(device, small=conditions.small_packets)
+                _set_longest_packets(device, small=conditions.small_packets)
             print("changed", flush=True)
         for way in ways.values():
             way.give()
@@ -203,8 +204,6 @@ def _main() -> None:
         raise OSError(ctypes.get_errno(), "a network namespace cannot be made")
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     far = _open_device("wire", options.far_address)
-    for device in (near, far):
-        _cut_packets(device, small=False)
     print("ready", flush=True)
     _lie_between((near, far), sys.stdin)
 

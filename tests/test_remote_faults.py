@@ -203,7 +203,7 @@ MOONCAKE_CASES = {
 BAD_NETWORKS = {
     "slow": {"bytes_per_s": 2e6},
     "far": {"delay_s": 0.2},
-    "losing 5 %": {"loss": 0.05, "small_packets": True},
+    "losing 5 %": {"loss": 0.05},
     "cut": {"loss": 1.0},
 }
 
@@ -287,7 +287,7 @@ def test_network(kind: str, name: str, seconds: float, tmp_path: Path, record_pr
 
         @contextmanager
         def happens() -> Iterator[None]:
-            wire.change(**BAD_NETWORKS[name])
+            wire.change(small_packets=True, **BAD_NETWORKS[name])
             yield
             wire.change()
 

@@ -298,6 +298,13 @@ class SGLangServer:
         """Empties the device cache, as soon as SGLang has noted that what it answered is over."""
         self.call("POST", "/flush_cache?timeout=10")
 
+    def update_weights(self, model: Path) -> None:
+        """Serve those of another folder, as soon as SGLang has noted that what it answered is over:
+        before, it would end itself."""
+        self.wait_until_idle()
+        body = {"model_path": str(model), "flush_cache": True}
+        assert self.call("POST", "/update_weights_from_disk", body)["success"]
+
     def abort(self, rid: str) -> None:
         self.call("POST", "/abort_request", {"rid": rid})
 

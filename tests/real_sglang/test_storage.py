@@ -196,10 +196,7 @@ def test_pages_of_other_tenants_and_of_old_weights_are_not_found(
             server.wait_until_idle()
             server.flush_cache()
         old = server.generate(prompts)
-        server.wait_until_idle()
-        other = write_llama(tmp_path / "other", seed=2)
-        body = {"model_path": str(other), "flush_cache": True}
-        assert server.call("POST", "/update_weights_from_disk", body)["success"]
+        server.update_weights(write_llama(tmp_path / "other", seed=2))
         new = server.generate(prompts)
 
     for answers in (old, new):

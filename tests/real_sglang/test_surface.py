@@ -215,11 +215,11 @@ def test_new_weights_do_not_get_the_old_ones_kv(
 ) -> None:
     old = server.generate(prompts)
 
-    update_weights(server, write_llama(tmp_path / "other", seed=2))
+    server.update_weights(write_llama(tmp_path / "other", seed=2))
     new = server.generate(prompts)
     server.wait_until_idle()
     new_again = server.generate(prompts)
-    update_weights(server, models["mha"])
+    server.update_weights(models["mha"])
     old_again = server.generate(prompts)
 
     assert [answer.cached_tokens for answer in new] == [0] * len(prompts)
@@ -239,16 +239,16 @@ def test_a_part_of_the_weights_does_not_get_the_kv_of_what_lay_below_it_before(
         )
         for layer in ("layers.0.", "layers.1.")
     )
-    update_weights(server, second)
+    server.update_weights(second)
     on_old = server.generate(prompts, extra_key="of nobody")
 
     for part in (first, second):
-        update_weights(server, part)
+        server.update_weights(part)
     on_first = server.generate(prompts)
     for weights in (models["mha"], second):
-        update_weights(server, weights)
+        server.update_weights(weights)
     on_old_again = server.generate(prompts)
-    update_weights(server, models["mha"])
+    server.update_weights(models["mha"])
 
     assert outputs(on_first) != outputs(on_old)
     assert outputs(on_old_again) == outputs(on_old)
@@ -262,13 +262,13 @@ def test_an_update_that_failed_leaves_the_kv_of_the_weights_that_were_there(
     found = []
 
     for weights in (write_llama(tmp_path / "other", seed=3), models["mha"]):
-        update_weights(server, weights)
+        server.update_weights(weights)
         with pytest.raises(ServerError, match="weights"):
-            update_weights(server, missing)
+            server.update_weights(missing)
         server.flush_cache()
         found.append(outputs(server.generate(prompts)))
     expected = outputs(server.generate(prompts, extra_key="of nobody"))
-    update_weights(server, models["mha"])
+    server.update_weights(models["mha"])
 
     assert found[1] == expected != found[0]
 
@@ -292,10 +292,3 @@ def test_weights_that_others_wrote_do_not_get_the_old_ones_kv(
     assert min(answer.storage_tokens for answer in on_disk) > 0
     assert [answer.cached_tokens for answer in new] == [0] * len(prompts)
     assert outputs(new) == outputs(on_disk) == outputs(old)
-
-
-def update_weights(server: SGLangServer, model: Path) -> None:
-    """As soon as SGLang has noted that what it answered is over: before, it would end itself."""
-    server.wait_until_idle()
-    body = {"model_path": str(model), "flush_cache": True}
-    assert server.call("POST", "/update_weights_from_disk", body)["success"]
