@@ -261,11 +261,8 @@ def emit_beside(
     medians = {peer: statistics.median(values) for peer, values in peers.items() if values}
     extra: dict[str, object] = {peer: round(median, 3) for peer, median in medians.items()}
     first = next(iter(peers))
-    if first in medians:
-        baseline = medians[first]
-        ratio = round(statistics.median(ours) / baseline, 3) if baseline else None
-        extra |= {"baseline": round(baseline, 3), "baseline_name": first, "ratio": ratio}
-    emit(name, ours, unit, **extra, **circumstances)
+    baseline = (first, peers[first]) if first in medians else None
+    emit(name, ours, unit, baseline=baseline, **extra, **circumstances)
 
 
 def add(times: Times, values: Mapping[str, float]) -> None:

@@ -1,7 +1,7 @@
 """What every benchmark shares: interleaved rounds, one JSON row a case, and what it ran on.
 
     times = interleave({"ours": ours, "baseline": baseline})
-    emit("tiers.memory.load_gbps", times["ours"], "GB/s", baseline=median(times["baseline"]))
+    emit("tiers.memory.load_gbps", times["ours"], "GB/s", baseline=("memcpy", times["baseline"]))
 
 Rows go to stdout, all else to stderr. A row's value is the median over the rounds; `best` stands
 beside it, because a busy machine makes numbers worse and never better.
@@ -44,14 +44,36 @@ def interleave(
     return values
 
 
-def emit(name: str, values: Sequence[float], unit: str, **extra: object) -> None:
-    """Prints one row. More is better for units that end in "/s", less for all others."""
+def emit(
+    name: str,
+    values: Sequence[float],
+    unit: str,
+    *,
+    baseline: tuple[str, Sequence[float]] | None = None,
+    **extra: object,
+) -> None:
+    """Prints one row.
+
+    Args:
+        name: Of the case.
+        values: Of its rounds.
+        unit: More is better for those that end in "/s", less for all others.
+        baseline: What it is held against, and the values of that. The row's `ratio` is that of the
+            medians; without a baseline it is null.
+        extra: More of what the row tells.
+    """
     best = max if unit.endswith("/s") else min
+    value = statistics.median(values)
+    held_against, others = baseline or (None, [])
+    other = statistics.median(others) if others else None
     row: dict[str, object] = {
         "name": name,
-        "value": _round(statistics.median(values)),
-        "best": _round(best(values)),
+        "value": _round(value),
         "unit": unit,
+        "best": _round(best(values)),
+        "baseline": None if other is None else _round(other),
+        "baseline_name": held_against,
+        "ratio": round(value / other, 4) if other else None,
         "rounds": len(values),
     }
     print(json.dumps(row | extra | circumstances()), flush=True)

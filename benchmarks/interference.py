@@ -1,4 +1,7 @@
-"""How much does a model's matrix product slow down while KV moves beside it at full rate?"""
+"""How much does a model's matrix product slow down while KV moves beside it at full rate?
+
+`token_us` says how long a token takes to the host meanwhile, `token_alone_us` without traffic.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,7 @@ from radixkv import _cuda
 SIZE = 8192
 PRODUCTS = 60
 WARM_UP = 20
+NUM_TOKENS = 50
 IN_FLIGHT = 2
 MAX_TRANSFERS = 60  # traffic ends even where it keeps the model from launching anything
 Submit = Callable[[], Any]
@@ -82,13 +86,16 @@ def on_own_stream(move: Callable[[], object]) -> Traffic:
 
 
 class Model:
-    """A loop of bf16 products."""
+    """A loop of bf16 products, and the token that a step ends with."""
 
     def __init__(self) -> None:
         shape = (SIZE, SIZE)
         self.a, self.b, self.out = (
             torch.randn(shape, device="cuda", dtype=torch.bfloat16) for _ in range(3)
         )
+        self.token = torch.zeros(1, device="cuda", dtype=torch.int64)
+        self.host_token = torch.zeros(1, dtype=torch.int64, pin_memory=True)
+        self.way_back = torch.cuda.Stream()
         self.launch_us = 0.0
         for _ in range(10):
             self.run()
@@ -107,6 +114,17 @@ class Model:
         end.synchronize()
         return begin.elapsed_time(end) / PRODUCTS
 
+    def token_us(self) -> float:
+        """Microseconds that a token takes to the host, on a stream of its own."""
+        times = []
+        for _ in range(NUM_TOKENS):
+            began = time.perf_counter()
+            with torch.cuda.stream(self.way_back):
+                self.host_token.copy_(self.token, non_blocking=True)
+            self.way_back.synchronize()
+            times.append(time.perf_counter() - began)
+        return statistics.median(times) * 1e6
+
 
 class Bench:
     """The model alone and, a moment later, beside traffic."""
@@ -118,6 +136,8 @@ class Bench:
         self.forward = torch.cuda.Stream()  # idle: what is measured is not the fences
         self.gbps: dict[str, list[float]] = {}
         self.launch_us: dict[str, list[float]] = {}
+        self.token_us: dict[str, list[float]] = {}
+        self.token_alone_us = self.model.token_us()
 
     def slowdown(self, name: str, traffic: Callable[[], list[Traffic]]) -> float:
         """Percent, against the mean of before and after."""
@@ -126,11 +146,13 @@ class Bench:
             flows = [stack.enter_context(flow) for flow in traffic()]
             beside = self.model.run()
             self.launch_us.setdefault(name, []).append(self.model.launch_us)
+            self.token_us.setdefault(name, []).append(self.model.token_us())
         torch.cuda.synchronize()
         after = self.model.run()
         self.gbps.setdefault(name, []).append(sum(flow.gbps for flow in flows))
         percent = (2 * beside / (before + after) - 1) * 100
-        progress(f"    {name}: {percent:.1f} %, a launch {self.launch_us[name][-1]:.0f} µs")
+        launch_us, token_us = self.launch_us[name][-1], self.token_us[name][-1]
+        progress(f"    {name}: {percent:.1f} %, launch {launch_us:.0f} µs, token {token_us:.0f} µs")
         return percent
 
     def plain(self, direction: Any) -> Traffic:
@@ -177,6 +199,8 @@ def main() -> None:
         extra = {
             "gbps": round(statistics.median(bench.gbps[name]), 1),
             "launch_us": round(statistics.median(bench.launch_us[name]), 1),
+            "token_us": round(statistics.median(bench.token_us[name]), 1),
+            "token_alone_us": round(bench.token_alone_us, 1),
             "product": SIZE,
         }
         emit(name, slowdowns, "%", **extra, **circumstances())

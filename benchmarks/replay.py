@@ -84,8 +84,7 @@ def run(trace: Trace) -> Shares:
                 f"replay.{trace.name}.{policy}.{percent}_hit_rate",
                 [result.hit_rate],
                 "share/1",
-                baseline=round(best / trace.num_tokens, 4),
-                baseline_name="offline optimum",
+                baseline=("offline optimum", [best / trace.num_tokens]),
                 ideal=round(ideal(trace) / trace.num_tokens, 4),
                 capacity_tokens=capacity,
             )
@@ -109,8 +108,7 @@ def run_chunk_sizes(trace: Trace, tokens: str) -> None:
                 f"replay.{trace.name}.{DEFAULT_POLICY}.chunk_{size}.{percent}_hit_rate",
                 [replay(trace, Setup(capacity, chunk_tokens=size)).hit_rate],
                 "share/1",
-                baseline=round(exact, 4),
-                baseline_name="chunks of one token",
+                baseline=("chunks of one token", [exact]),
                 capacity_tokens=capacity,
                 tokens=tokens,
             )

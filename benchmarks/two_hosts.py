@@ -155,6 +155,7 @@ class TwoHosts:
             "two_hosts.known_to_the_other_ms",
             times["known"],
             "ms",
+            baseline=("computed", times["unknown"]),
             loaded_of_rounds=[num_loaded, ROUNDS],
             while_learning_ms=learning_ms,
             **facts,
