@@ -25,6 +25,8 @@ class StepPlan(KVConnectorMetadata):  # type: ignore[misc]
         commands: In the order in which they are to be submitted.
         waiting: Command id of a load → the request that waits for it outside the running batch.
         awaited: Stores that read blocks which this step overwrites: they end first.
+        ended_first: Stores that read blocks which another connector fills, on whatever stream: they
+            end before it is asked to.
         failed_loads_heard: Loads whose failure the scheduler has taken into account since the last
             plan. What is stored from now on was not computed on top of them.
         is_idle: No request runs in this step.
@@ -33,6 +35,7 @@ class StepPlan(KVConnectorMetadata):  # type: ignore[misc]
     commands: list[Command] = field(default_factory=list)
     waiting: dict[int, str] = field(default_factory=dict)
     awaited: list[int] = field(default_factory=list)
+    ended_first: list[int] = field(default_factory=list)
     failed_loads_heard: list[int] = field(default_factory=list)
     is_idle: bool = False
 

@@ -10,7 +10,8 @@
 A step's plan reaches a worker when all steps before it have been computed, and is carried out
 before its own step begins. So a store reads blocks that are complete; and one whose blocks are
 overwritten in the same step, because they were freed meanwhile, is named in `awaited`: the step
-begins when it has ended. No block is held back from vLLM.
+begins when it has ended. Where another connector overwrites them it is named in `ended_first`: no
+stream of ours orders what that one does. No block is held back from vLLM.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from radixkv import (
     recall,
     serve_status,
 )
-from vllm_ext.blocks import BlockBook
+from vllm_ext.blocks import Allocations, BlockBook
 from vllm_ext.identity import Namespaces, engine_namespaces
 from vllm_ext.kv_events import TierEvents
 from vllm_ext.layout import block_slots, blocks_between, slots_in
@@ -94,6 +95,7 @@ class SchedulerSide:
         self._last_store = 0  # command id of the last that the step may have
         self._outside: set[int] = set()  # loads whose requests wait outside the batch
         self._blocks = BlockBook(settings.block_tokens)
+        self._allocations = Allocations(settings.block_tokens)
         self._watch = Watch(self._blocks, self._requests)
         self._outcomes: dict[int, Outcome] = {}  # of commands that some rank has not ended yet
         self._failed_loads: list[int] = []
@@ -127,6 +129,7 @@ class SchedulerSide:
             Their number, None to be asked again later; and whether they are loaded while the
             request waits.
         """
+        self._allocations.matched(request, num_local)
         state = self._open(request)
         if state is None:
             return 0, False
@@ -135,16 +138,14 @@ class SchedulerSide:
             return 0, False
         state.joins_at_once = self._joins_at_once(state)
         limit = self._matchable(state)
-        found = [
-            self.planner.match(state.tokens, group.tree, limit=limit).num_memory_tokens
-            for group in state.groups
-        ]
+        found = self._found_in_memory(state, limit)
         if any(group.is_coming(num_local) for group in state.groups) and all(
             num_tokens > num_local or group.is_coming(num_local)
             for group, num_tokens in zip(state.groups, found, strict=True)
         ):
             return None, False
-        self._end_prefetches(state)
+        if self._end_prefetches(state):
+            found = self._found_in_memory(state, limit)  # a tail may leave that only they held
         num_tokens = self._settings.layout.whole_blocks(min(found)) - num_local
         state.local_tokens = num_local
         return (num_tokens, not state.joins_at_once) if num_tokens > 0 else (0, False)
@@ -153,6 +154,7 @@ class SchedulerSide:
         """The request has blocks: load what the last match promised into them."""
         state = self._requests.get(request.request_id)
         if state is None or num_external_tokens == 0:
+            self._allocations.given(request, blocks)
             return
         last = state.local_tokens + num_external_tokens
         time = self._admission_of(state)
@@ -208,6 +210,13 @@ class SchedulerSide:
         num_left = 2 if state.joins_at_once and self._settings.loads == "auto" else 1
         return self._settings.layout.whole_blocks(max(0, len(state.tokens) - num_left))
 
+    def _found_in_memory(self, state: RequestState, limit: int) -> list[int]:
+        """Tokens for each group of layers."""
+        return [
+            self.planner.match(state.tokens, group.tree, limit=limit).num_memory_tokens
+            for group in state.groups
+        ]
+
     def _joins_at_once(self, state: RequestState) -> bool:
         """Whether the batch waits for the request's load, layer by layer.
 
@@ -232,11 +241,14 @@ class SchedulerSide:
                 if prefetch.uses_disk:
                     group.disk_end = prefetch.handle.num_tokens
 
-    def _end_prefetches(self, state: RequestState) -> None:
+    def _end_prefetches(self, state: RequestState) -> bool:
+        """Whether there were any."""
+        prefetches = [group.prefetch for group in state.groups if group.prefetch is not None]
+        for prefetch in prefetches:
+            self.planner.end_prefetch(prefetch)
         for group in state.groups:
-            if group.prefetch is not None:
-                self.planner.end_prefetch(group.prefetch)
-                group.prefetch = None
+            group.prefetch = None
+        return bool(prefetches)
 
     # --- a step is scheduled
 
@@ -250,11 +262,12 @@ class SchedulerSide:
         self._plan_stores(output)
         commands = self.planner.take_commands()
         awaited = self._blocks.take_awaited()
+        ended_first = self._blocks.readers_of(self._allocations.take_filled_by_others(output))
         is_idle = not output.total_num_scheduled_tokens
-        if not (commands or awaited or self._failed_loads):
+        if not (commands or awaited or ended_first or self._failed_loads):
             return IDLE if is_idle else QUIET
         heard, self._failed_loads = self._failed_loads, []
-        return StepPlan(commands, self._waiting(commands), awaited, heard, is_idle)
+        return StepPlan(commands, self._waiting(commands), awaited, ended_first, heard, is_idle)
 
     def _plan_stores(self, output: Any) -> None:
         """What the steps before this one computed."""
@@ -381,6 +394,7 @@ class SchedulerSide:
             self._take_in(report)
         if has_lost_blocks:
             self._distrusted.update(self._blocks.stores)
+            self._forget_computed()
 
     def _take_in(self, report: WorkerReport) -> None:
         self._meter.fetch_bytes_per_s = report.fetch_bytes_per_s
@@ -420,10 +434,14 @@ class SchedulerSide:
         self._outside.discard(command.command_id)
         if completion.status is not CompletionStatus.OK:
             self._failed_loads.append(command.command_id)
-            for other in self._requests.values():
-                other.computed_tokens = 0  # vLLM may say that it is less than it was
+            self._forget_computed()
             if state is not None:
                 state.reads = False  # vLLM asks again: it is to compute what could not be loaded
+
+    def _forget_computed(self) -> None:
+        """vLLM may say that less is computed than it was."""
+        for state in self._requests.values():
+            state.computed_tokens = 0
 
     @property
     def is_busy(self) -> bool:

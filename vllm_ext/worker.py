@@ -90,6 +90,7 @@ class WorkerSide:
             if not isinstance(command, Load):
                 self._submit(command)
         self._await_stores(plan.awaited, stream)
+        self._await(plan.ended_first)
         for load in loads:
             self._submit(load)
         self.executor.begin_loads()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conversations import MAX_NEW_TOKENS, Workload
+from conversations import MAX_NEW_TOKENS, Workload, random_ids
 from redis_server import RedisServer, running_server
 from vllm_harness import VllmHost, connector
 
@@ -50,3 +51,31 @@ def test_one_engine_loads_what_another_computed_until_the_server_dies(
     state = host.state()
     assert state["counters"]["loads_failed"] == state["counters"]["gets_corrupt"] == 0
     assert state["pending"] == state["requests"] == state["uses"] == state["writing"] == 0
+
+
+def test_a_tail_leaves_while_a_request_that_found_it_waits(
+    host: VllmHost, models: dict[str, Path], redis: RedisServer
+) -> None:
+    """Another request stores all of it but two tokens, and more; its place is better used. What
+    the waiting request looks for on the server holds it until then.
+    """
+    rng = random.Random(31)
+    document = random_ids(rng, 97)
+    almost = document[:94] + random_ids(rng, 60)
+    waiting = document + random_ids(rng, 40)
+    host.start(models["mha"], enable_prefix_caching=False)
+    (expected,) = host.generate(prompts=[waiting], max_tokens=MAX_NEW_TOKENS)
+    host.start(models["mha"], connector(remotes=[redis.unix_url]), max_num_seqs=1)
+    host.generate(prompts=[document], max_tokens=1)
+    assert host.settle()
+    host.reset_prefix_cache()
+    assert host.kept_tokens(prompt=document)["memory"] == 96
+
+    host.submit(request_id="almost", prompt=almost, max_tokens=24)
+    host.submit(request_id="waiting", prompt=waiting, max_tokens=MAX_NEW_TOKENS)
+    while host.step():
+        pass
+
+    assert host.take_finished()["waiting"]["ids"] == expected["ids"]
+    assert host.settle()
+    assert host.state()["counters"]["loads_failed"] == 0

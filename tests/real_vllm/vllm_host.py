@@ -288,8 +288,9 @@ class Host:
 
         Without an engine it is about the engines that start from now on.
         """
-        worker = get_kv_transfer_group().worker if has_kv_transfer_group() else None
-        getattr(interventions, name)(getattr(self._connector, "scheduler", None), worker)
+        worker = _ours(get_kv_transfer_group()).worker if has_kv_transfer_group() else None
+        scheduler = getattr(_ours(self._connector), "scheduler", None)
+        getattr(interventions, name)(scheduler, worker)
 
     # --- the memory of several engines' GPUs; none of them runs
 
@@ -329,6 +330,12 @@ class Host:
             return output
 
         scheduler.schedule = counting
+
+
+def _ours(connector: Any) -> Any:
+    """radixkv's connector, where several are in one too."""
+    several = getattr(connector, "_connectors", [connector])
+    return next((one for one in several if type(one).__name__ == "RadixKVConnector"), connector)
 
 
 def _schedule_ahead(is_wanted: bool) -> None:
