@@ -299,8 +299,9 @@ class OutsideDevice(HiCacheSurface):
         is_computed: bool = False,
     ) -> Ticket | None:
         """Copy out what is not kept yet of the first `num_tokens`; the caller locks their slots."""
-        outdated = state.weights_era != self._weights_era or self._holds_old_weights
-        if outdated or num_tokens <= 0:
+        if state.weights_era != self._weights_era:
+            self._holds_old_weights = True  # SGLang keeps it, and others find it on the device
+        if self._holds_old_weights or num_tokens <= 0:
             return None
         self._draw_admission(state)
         return self._kv.store(

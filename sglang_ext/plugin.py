@@ -10,12 +10,15 @@ built, since a registered backend wins.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from functools import partial
 from typing import Any
 
 from radixkv import CacheConfig
 from sglang_ext.support import check_arguments, check_release
+
+logger = logging.getLogger(__name__)
 
 BACKEND = "radixkv"
 _OURS = '{"backend_name": "radixkv"}'  # marks switches that were set here, not by the user
@@ -52,6 +55,7 @@ def activate() -> None:
             HookRegistry.register(updater + call, _around_weight_update, HookType.BEFORE)
     scheduler = "sglang.srt.managers.scheduler.Scheduler."
     HookRegistry.register(scheduler + "flush_cache", _before_flush, HookType.BEFORE)
+    HookRegistry.register(scheduler + "flush_cache", _after_flush, HookType.AFTER)
     HookRegistry.register(updater + "release_memory_occupation", _before_flush, HookType.BEFORE)
 
 
@@ -84,8 +88,14 @@ def _add_flag(_: None, parser: argparse.ArgumentParser, *args: Any, **kwargs: An
 def _read_flag(_: type, args: argparse.Namespace, *more: Any, **kwargs: Any) -> None:
     """The flag is no field of SGLang's: worker processes get it through the environment."""
     path = getattr(args, "radixkv_config", None)
-    if path:
-        os.environ["RADIXKV_CONFIG"] = os.path.abspath(path)
+    if not path:
+        return
+    os.environ["RADIXKV_CONFIG"] = os.path.abspath(path)
+    storage = getattr(args, "hicache_storage_backend", None)
+    if getattr(args, "radix_cache_backend", None) != BACKEND and storage is None:
+        logger.warning(
+            "--radixkv-config has no effect: radixkv serves with --radix-cache-backend %s", BACKEND
+        )
 
 
 def _open_gates(args: Any, *more: Any, **kwargs: Any) -> None:
@@ -114,12 +124,21 @@ def _before_flush(caller: Any, *more: Any, **kwargs: Any) -> None:
         drain()
 
 
+def _after_flush(is_flushed: Any, scheduler: Any, *more: Any, **kwargs: Any) -> None:
+    """SGLang has emptied its tree, if it was idle."""
+    flushed = getattr(_storage_of(scheduler), "flushed", None)
+    if is_flushed and flushed is not None:
+        flushed()
+
+
 def _after_weight_update(
     result: Any, manager: Any, request: Any, *more: Any, **kwargs: Any
 ) -> None:
     """SGLang has loaded weights, from whatever source. Where it failed it may have loaded some."""
     is_done = getattr(result, "success", False)
     _tell_of_new_weights(manager, getattr(request, "model_path", None) if is_done else None)
+    has_flushed = is_done and getattr(request, "flush_cache", False)  # within the update
+    _after_flush(has_flushed, getattr(manager.is_fully_idle, "__self__", None))
 
 
 def _around_weight_update(manager: Any, *more: Any, **kwargs: Any) -> None:
@@ -132,9 +151,13 @@ def _around_weight_update(manager: Any, *more: Any, **kwargs: Any) -> None:
 def _tell_of_new_weights(manager: Any, model_path: str | None) -> None:
     """KV of the old weights must not be found for the new ones, on any tier."""
     scheduler = getattr(manager.is_fully_idle, "__self__", None)
-    cache = getattr(scheduler, "tree_cache", None)
-    storage = getattr(getattr(cache, "cache_controller", None), "storage_backend", None)
-    for keeper in (cache, storage):
+    for keeper in (getattr(scheduler, "tree_cache", None), _storage_of(scheduler)):
         weights_changed = getattr(keeper, "weights_changed", None)
         if weights_changed is not None:
             weights_changed(model_path)
+
+
+def _storage_of(scheduler: Any) -> Any:
+    """HiCache's storage backend, if there is one."""
+    cache = getattr(scheduler, "tree_cache", None)
+    return getattr(getattr(cache, "cache_controller", None), "storage_backend", None)

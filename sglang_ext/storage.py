@@ -73,6 +73,7 @@ class RadixKVStorage(HiCacheStorage):  # type: ignore[misc]
         self._ranks = storage_config
         self._changed = threading.Condition()
         self._is_open = False
+        self._holds_old_weights = False
 
     def register_mem_pool_host(self, mem_pool_host: Any) -> None:
         """Open memory and disk for the pages of a host pool.
@@ -136,6 +137,8 @@ class RadixKVStorage(HiCacheStorage):  # type: ignore[misc]
         """
         pages = self._pages(keys, host_indices)
         with self._changed:
+            if self._holds_old_weights:
+                return [False] * len(pages)
             tickets = [self._kv.store(tokens, slots, self._tree) for tokens, slots in pages]
             self._wait_for_copies(tickets)
             return [self._is_kept(tokens) for tokens, _ in pages]
@@ -158,7 +161,8 @@ class RadixKVStorage(HiCacheStorage):  # type: ignore[misc]
             self._changed.notify_all()
 
     def weights_changed(self, model_path: str | None) -> None:
-        """From now on pages are another model's, though SGLang names them alike.
+        """From now on pages are another model's, though SGLang names them alike. Those of the old
+        one that it still has are not taken: none are until it flushes.
 
         Args:
             model_path: Where the new weights came from, None if not from a folder, or not all.
@@ -167,6 +171,12 @@ class RadixKVStorage(HiCacheStorage):  # type: ignore[misc]
             nonce = uuid.uuid4().hex
             self._namespace = new_weights(self._namespace, model_path, nonce, self._tensors)
             self._tree = self._kv.namespace_id(self._namespace)
+            self._holds_old_weights = True
+
+    def flushed(self) -> None:
+        """SGLang's tree is empty."""
+        with self._changed:
+            self._holds_old_weights = False
 
     def close(self) -> None:
         """Finish what is under way, within bounds, and give all back."""

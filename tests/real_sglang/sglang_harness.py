@@ -298,11 +298,11 @@ class SGLangServer:
         """Empties the device cache, as soon as SGLang has noted that what it answered is over."""
         self.call("POST", "/flush_cache?timeout=10")
 
-    def update_weights(self, model: Path) -> None:
+    def update_weights(self, model: Path, *, flush: bool = True) -> None:
         """Serve those of another folder, as soon as SGLang has noted that what it answered is over:
         before, it would end itself."""
         self.wait_until_idle()
-        body = {"model_path": str(model), "flush_cache": True}
+        body = {"model_path": str(model), "flush_cache": flush}
         assert self.call("POST", "/update_weights_from_disk", body)["success"]
 
     def abort(self, rid: str) -> None:

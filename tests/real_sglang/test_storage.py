@@ -202,3 +202,25 @@ def test_pages_of_other_tenants_and_of_old_weights_are_not_found(
     for answers in (old, new):
         assert [answer.cached_tokens for answer in answers] == [0] * len(prompts)
     assert outputs(new) != outputs(old)
+
+
+@pytest.mark.parametrize("version", ["0.5.23", *SOAK[:-1]])
+def test_pages_that_sglang_has_of_old_weights_are_not_taken_for_the_new_ones(
+    config: ServerConfig, prompts: list[Ids], tmp_path: Path
+) -> None:
+    """An update without a flush: what is computed next begins with the old ones' KV."""
+    other = write_llama(tmp_path / "other", seed=2)
+    longer = [prompt + prompt[:80] for prompt in prompts]
+    with SGLangServer(dataclasses.replace(config, model=other, options=())) as server:
+        expected = outputs(server.generate(longer))
+    with SGLangServer(config) as server:
+        server.generate(prompts)
+        server.update_weights(other, flush=False)
+        server.generate(longer)
+        for asked in (prompts, longer):
+            server.wait_until_idle()
+            server.flush_cache()
+            answers = server.generate(asked)
+
+    assert outputs(answers) == expected
+    assert min(answer.storage_tokens for answer in answers) >= 480 - PAGE_SIZE
