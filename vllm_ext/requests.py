@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from array import array
 from dataclasses import dataclass, field
@@ -10,7 +11,10 @@ from typing import Any
 
 from radixkv import Prefetch
 
+logger = logging.getLogger(__name__)
+
 _KEY = "radixkv"
+_WISHES = frozenset({"read", "write"})
 _COMPLETE = frozenset({"FINISHED_STOPPED", "FINISHED_LENGTH_CAPPED"})
 
 
@@ -140,6 +144,21 @@ def request_key(request: Any) -> str:
 
 
 def _wish(request: Any, name: str) -> bool:
-    """A request's own `kv_transfer_params: {"radixkv": {"read": false}}`."""
+    """A request's own `kv_transfer_params: {"radixkv": {"read": false}}`. One that cannot be
+    understood is kept out: that is what such words are for.
+    """
     wishes = (getattr(request, "kv_transfer_params", None) or {}).get(_KEY)
-    return bool(wishes.get(name, True)) if isinstance(wishes, dict) else True
+    if wishes is None:
+        return True
+    if isinstance(wishes, dict) and wishes.keys() <= _WISHES:
+        wish = wishes.get(name, True)
+        if isinstance(wish, bool):
+            return wish
+    logger.warning(
+        "request %s: kv_transfer_params: %s: expected read and write, each true or false, got %r: "
+        "it is neither matched nor stored",
+        request.request_id,
+        _KEY,
+        wishes,
+    )
+    return False
