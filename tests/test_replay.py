@@ -159,6 +159,22 @@ def test_block_ids_become_tokens_that_are_equal_where_they_are(tmp_path):
     assert ideal(trace) == 1024 + 512
 
 
+def test_a_block_that_is_not_full_is_no_other_blocks_beginning(tmp_path):
+    """Nothing is found that hindsight does not find."""
+    path = write_lines(
+        tmp_path / "t.jsonl",
+        {"timestamp": 0, "input_length": 600, "hash_ids": [1, 2]},
+        {"timestamp": 1, "input_length": 1300, "hash_ids": [1, 2, 3]},
+        {"timestamp": 2, "input_length": 600, "hash_ids": [1, 2]},
+    )
+
+    trace = read_trace(path)
+
+    assert ideal(trace) == 512 + 600
+    assert trace.num_distinct_tokens == 600 + 1300 - 512
+    assert replay(trace, Setup(10_000)).hit_tokens <= ideal(trace)
+
+
 def test_text_is_read_as_bytes_in_the_order_of_time(tmp_path):
     write_lines(tmp_path / "a.jsonl", {"timestamp": 2, "input": "later"})
     write_lines(tmp_path / "b.jsonl", {"timestamp": 1, "text": "früh"}, {"tokens": [5, 6]})
@@ -187,7 +203,7 @@ def test_what_other_programs_write_is_read(tmp_path):
 
 def test_more_blocks_than_there_are_tokens_for_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("radixkv.replay.trace.MOST_BLOCKS", 3)
-    lines = [{"hash_ids": [n, n + 1], "input_length": 1000} for n in (1, 2, 3)]
+    lines = [{"hash_ids": [n, n + 1], "input_length": 1024} for n in (1, 2, 3)]
 
     assert len(read_trace(write_lines(tmp_path / "t.jsonl", *lines[:2])).requests) == 2
     with pytest.raises(TraceError, match="t.jsonl:3: hash_ids: the 4th different one"):

@@ -112,7 +112,7 @@ def read_trace(path: Path, tokenizer: Path | None = None) -> Trace:
     """
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     encode = _load_tokenizer(tokenizer) if tokenizer else _encode_bytes
-    number_of: dict[int, int] = {}
+    number_of: dict[object, int] = {}
     requests: list[Request] = []
     kinds: set[bool] = set()
     for file in files:
@@ -151,7 +151,7 @@ def _lines(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield f"{file}:{number}", parsed
 
 
-def _parse(line: Mapping[str, Any], encode: Tokenizer, number_of: dict[int, int]) -> Request:
+def _parse(line: Mapping[str, Any], encode: Tokenizer, number_of: dict[object, int]) -> Request:
     timestamp = _number("timestamp", line.get("timestamp") or 0)
     if line.get("hash_ids") is not None:
         ids, num_tokens = _block_ids(line["hash_ids"], line.get("input_length"), number_of)
@@ -177,7 +177,7 @@ def _number(key: str, value: Any) -> float:
     return number
 
 
-def _block_ids(blocks: object, length: Any, number_of: dict[int, int]) -> tuple[Ids, int]:
+def _block_ids(blocks: object, length: Any, number_of: dict[object, int]) -> tuple[Ids, int]:
     """The ids of a prompt's blocks and its number of tokens."""
     if not isinstance(blocks, list):
         raise ValueError("hash_ids: expected a list of ids")
@@ -185,13 +185,17 @@ def _block_ids(blocks: object, length: Any, number_of: dict[int, int]) -> tuple[
         raise ValueError("hash_ids: expected input_length beside them")
     if not all(isinstance(block, int | float | str) for block in blocks):
         raise ValueError("hash_ids: expected numbers or texts")
+    num_tokens = int(_number("input_length", length))
+    if num_tokens < 0 or len(blocks) != -(-num_tokens // MOONCAKE_BLOCK_TOKENS):
+        wanted = f"expected one for each {MOONCAKE_BLOCK_TOKENS}"
+        raise ValueError(f"hash_ids: {len(blocks)} ids for {num_tokens} tokens, {wanted}")
+    # A last block that is not full is no other's beginning: what it goes on with nobody knows.
+    num_over = num_tokens % MOONCAKE_BLOCK_TOKENS
+    names: list[object] = [*blocks[:-1], (blocks[-1], num_over)] if num_over else blocks
     # Numbered anew, so that tokens made of them fit into 32 bits whatever the ids are.
-    ids = [number_of.setdefault(block, len(number_of)) for block in blocks]
+    ids = [number_of.setdefault(name, len(number_of)) for name in names]
     if len(number_of) > MOST_BLOCKS:
         raise ValueError(f"hash_ids: the {MOST_BLOCKS + 1}th different one, no more fit")
-    num_tokens = int(_number("input_length", length))
-    if num_tokens < 0 or len(ids) != -(-num_tokens // MOONCAKE_BLOCK_TOKENS):
-        raise ValueError(f"hash_ids: {len(ids)} ids for {num_tokens} tokens")
     return np.array(ids, np.uint32), num_tokens
 
 
