@@ -395,7 +395,7 @@ class Planner:
             restored.digests,
             times,
         )
-        last = int(restored.sequence.max(initial=0))
+        last = max(int(restored.sequence.max(initial=0)), restored.last_sequence)
         self._disk_writes.next_sequence = last + 1
         self._admissions = last
         if saved is not None:

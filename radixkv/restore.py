@@ -66,6 +66,8 @@ def in_common(restored: RestoredChunks, ranks: Sequence[Fingerprints]) -> Restor
     mine = fingerprints(restored)
     if all(np.array_equal(mine.view(np.uint8), theirs.view(np.uint8)) for theirs in ranks):
         return restored
+    last = max(int(theirs["sequence"].max(initial=0)) for theirs in ranks)
+    restored = dataclasses.replace(restored, last_sequence=last)
     keep = np.ones(len(restored), bool)
     for theirs in ranks:
         keep &= np.isin(mine.view(f"V{mine.itemsize}"), theirs.view(f"V{theirs.itemsize}"))

@@ -227,6 +227,7 @@ def test_what_ranks_have_in_common_has_one_order():
 
     assert in_one.sequence.tolist() == in_other.sequence.tolist() == [1, 2, 6]
     assert in_one.parent_index.tolist() == in_other.parent_index.tolist() == [-1, -1, 1]
+    assert in_one.last_sequence == in_other.last_sequence == 7
     tokens = np.repeat([1, 2, 6], CHUNK).tolist()
     assert in_one.tokens.tolist() == in_other.tokens.tolist() == tokens
 

@@ -124,6 +124,8 @@ class RestoredChunks:
         group_id: Drawn when the file was made, 16 bytes.
         dropped: How many headers did not count, by reason: torn, foreign, wrong_key, cut (beyond
             the end of the file), duplicate, overlapped, orphan.
+        last_sequence: What no spill may be numbered again: of several ranks' files, one may have
+            chunks that the others lack.
     """
 
     parent_index: NDArray[np.int64]
@@ -137,6 +139,7 @@ class RestoredChunks:
     digests: list[bytes]
     group_id: bytes
     dropped: dict[str, int]
+    last_sequence: int = 0
 
     def __len__(self) -> int:
         return len(self.parent_index)
