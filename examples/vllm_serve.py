@@ -26,7 +26,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 START_TIMEOUT_S = 600.0
-PROMPT = [100 + i * i % 397 for i in range(900)]  # token ids, so that any tokenizer will do
+PROMPT = [3 + i * i % 241 for i in range(900)]  # token ids that any vocabulary has
 
 
 def transfer_config(disk: str, size: str = "4GiB", memory: str = "1GiB") -> dict[str, Any]:

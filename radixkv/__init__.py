@@ -46,6 +46,7 @@ from radixkv.namespace import Namespace, common_identity, find_model, model_iden
 from radixkv.planner import Planner
 from radixkv.prefetch import Prefetch
 from radixkv.recall import IndexKeeper, keep_index, recall
+from radixkv.remote_url import parse_remote
 from radixkv.restore import inspect_ranks
 from radixkv.ticket import Ticket
 from radixkv.ticks import RateMeter, Rates, TickRecord, TickRow
@@ -107,6 +108,7 @@ __all__ = [
     "inspect_ranks",
     "keep_index",
     "model_identity",
+    "parse_remote",
     "recall",
     "serve_status",
     "take_events",

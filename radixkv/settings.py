@@ -41,11 +41,13 @@ class Setting:
     to_yaml: Callable[[Any], str] = str
     sample: str = ""
     per_host: bool = False
+    is_secret: bool = False
 
     def check(self, value: object, name: str) -> None:
         """Raises ConfigError, under the given name, unless the value is a valid one."""
         if not self.is_valid(value):
-            raise ConfigError(f"{name}: expected {self.wanted}, got {value!r}")
+            given = "something else" if self.is_secret else repr(value)
+            raise ConfigError(f"{name}: expected {self.wanted}, got {given}")
 
 
 def integer(key: str, default: int, low: int, high: int, reason: str) -> Any:
@@ -64,7 +66,10 @@ def size(
     key: str, default: int | Callable[[], int], low: int, reason: str, sample: str = ""
 ) -> Any:
     """Bytes for the whole host, written "20GiB"."""
-    wanted = f"a size such as 20GiB, from {format_size(low)} to {format_size(_LARGEST_BYTES)}"
+    wanted = (
+        f"a size such as 20GiB, in Python a number of bytes, from {format_size(low)} to "
+        f"{format_size(_LARGEST_BYTES)}"
+    )
     setting = Setting(
         key,
         wanted,
@@ -80,7 +85,7 @@ def size(
 
 def duration(key: str, default: float, high: float, reason: str) -> Any:
     """Seconds, written "2s" or "500ms"."""
-    wanted = f"a duration such as 2s or 500ms, at most {format_duration(high)}"
+    wanted = f"a duration such as 2s or 500ms, in Python seconds, at most {format_duration(high)}"
     setting = Setting(
         key,
         wanted,
@@ -140,12 +145,13 @@ def servers(key: str, sample: str, reason: str) -> Any:
     """Remote servers, each by its URL; by default none."""
     setting = Setting(
         key,
-        "a list of URLs",
+        "a list of URLs, in Python a tuple of what parse_remote(URL) gives",
         reason,
         lambda value: isinstance(value, tuple) and all(isinstance(url, RemoteUrl) for url in value),
         from_yaml=_servers_from_yaml,
         to_yaml=lambda urls: f"[{'; '.join(map(str, urls))}]",
         sample=sample,
+        is_secret=True,
     )
     return _declare((), setting)
 

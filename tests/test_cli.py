@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from radixkv import host_memory
+from radixkv import KVCache, KVLayout, host_memory
 from radixkv.cli import check_disk, check_engines, check_memory, main
 from radixkv.config import CacheConfig, example
 
@@ -325,6 +325,24 @@ def test_doctor_probes_the_disk_without_making_the_folder(healthy, tmp_path):
     assert found["disk room"]["status"] == "ok"
     assert str(tmp_path) in found["O_DIRECT"]["finding"]
     assert not (tmp_path / "kv").exists()
+
+
+def test_doctor_looks_at_what_the_disk_holds(healthy, tmp_path):
+    folder = tmp_path / "kv"
+    text = f"memory: {{size: 64MiB}}\ndisk: {{path: {folder}, size: 8MiB}}\n"
+    healthy.write_text(text)
+    sizes = {"memory": {"size": "64MiB"}, "disk": {"path": str(folder), "size": "8MiB"}}
+
+    with KVCache(KVLayout(1, 1, 8, "float32"), CacheConfig.from_mapping(sizes)):
+        in_use, _ = findings("--config", healthy)
+    whole, _ = findings("--config", healthy)
+    healthy.write_text(text + "chunk_tokens: 128\n")
+    other, exit_code = findings("--config", healthy)
+
+    assert in_use["disk files"]["finding"] == f"in use by process {os.getpid()}"
+    assert whole["disk files"]["finding"] == "0 chunks found"
+    assert other["disk files"]["finding"] == "written with chunk_tokens 64, which is 128 now"
+    assert exit_code == 1
 
 
 def test_doctor_fails_where_the_folder_above_is_missing(healthy, tmp_path):

@@ -19,6 +19,7 @@ from test_cache import CHUNK, Engine, prompt
 from radixkv import Namespace
 from radixkv.commands import CompletionStatus, Get, Put
 from radixkv.config import CacheConfig
+from radixkv.errors import TierError
 from radixkv.remote_url import parse_remote
 from radixkv.tiers.redis import inspect_server
 
@@ -467,6 +468,9 @@ def test_sentinels_say_where_the_server_is(server, tmp_path):
             second.wait_for()
             assert np.array_equal(second.find(tokens), rows)
         assert inspect_server(parse_remote(url)).version
+        with pytest.raises(TierError, match="know no server of that name") as caught:
+            inspect_server(parse_remote(url.replace("/cache/", "/others/")))
+        assert "theirs" not in str(caught.value)
 
         with Host(url.replace("/cache/", "/others/")) as stranger:
             assert "knows no others" in stranger.wait_for(serves=False)

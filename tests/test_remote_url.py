@@ -88,6 +88,14 @@ def test_what_is_no_list_of_urls_is_refused(remotes):
     assert "secret" not in str(caught.value)
 
 
+def test_in_python_they_are_a_tuple_of_parsed_urls():
+    assert CacheConfig(remotes=(parse_remote("redis://host"),)).remotes
+
+    with pytest.raises(ConfigError, match=r"a tuple of what parse_remote\(URL\) gives") as caught:
+        CacheConfig(remotes=["redis://:secret@host"])
+    assert "secret" not in str(caught.value)
+
+
 def test_sentinels_are_several_hosts_and_a_name():
     url = parse_remote("rediss+sentinel://me:it@one,two:7/cache/3?sentinel_password=theirs")
 

@@ -123,9 +123,8 @@ std::string differences(const Superblock& block, const DiskShape& wanted,
   note(same_chunks && block.layout_digest != wanted.layout_digest,
        "another KV layout (layers, row size or dtype)");
   if (text.empty()) {
-    const std::string what =
-        "disk.size in units of " + std::to_string(block.unit_bytes) + " bytes,";
-    compare(what.c_str(), block.capacity_units, wanted.capacity_units);
+    compare("another disk.size (set it back to keep what is there), in units", block.capacity_units,
+            wanted.capacity_units);
   }
   note(group_id.has_value() && block.group_id != *group_id, "another group of ranks");
   return text;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import resource
@@ -11,6 +12,8 @@ from pathlib import Path
 
 from radixkv.cli.checks import Check, fail, ok, warn
 from radixkv.config import CacheConfig
+from radixkv.errors import TierError
+from radixkv.tiers.disk import inspect_folder
 from radixkv.units import approximate_size
 
 _SYS_IO_URING_SETUP = 425  # the same number on every architecture
@@ -26,6 +29,7 @@ def check_disk(config: CacheConfig) -> list[Check]:
     folder = _nearest_folder(config.disk_path)
     return [
         _check_folder(config.disk_path, folder),
+        *_check_files(config, config.disk_path),
         _check_room(config, folder),
         _check_direct_io(folder),
         _check_io_uring(config),
@@ -64,6 +68,24 @@ def _check_folder(wanted: Path, existing: Path) -> Check:
     return ok("disk folder", f"{wanted}{note}")
 
 
+def _check_files(config: CacheConfig, folder: Path) -> list[Check]:
+    """What is there already; nothing before the first use."""
+    if not any(folder.glob("rank*.radixkv")):
+        return []
+    try:
+        files = inspect_folder(folder)
+    except TierError as error:
+        return [fail("disk files", error.reason, "name another disk.path")]
+    written, user = files[0].chunk_tokens, files[0].locked_by()
+    if written != config.chunk_tokens:
+        finding = f"written with chunk_tokens {written}, which is {config.chunk_tokens} now"
+        return [fail("disk files", finding, "set it back, or name another disk.path")]
+    if user is not None:
+        advice = "end it before another engine starts with this disk.path"
+        return [warn("disk files", f"in use by process {user}", advice)]
+    return [ok("disk files", f"{sum(len(file.chunks) for file in files)} chunks found")]
+
+
 def _check_room(config: CacheConfig, folder: Path) -> Check:
     assert config.disk_path is not None
     files = config.disk_path.rglob("*") if os.path.isdir(config.disk_path) else ()
@@ -94,6 +116,8 @@ def _check_direct_io(folder: Path) -> Check:
 
 def _no_direct_io(folder: Path, error: OSError) -> Check:
     finding = f"refused in {folder} ({error.strerror}): what is read and written is cached twice"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return warn("O_DIRECT", finding, f"give this user the right to write to {folder}")
     return warn("O_DIRECT", finding, "put disk.path on a local ext4 or xfs file system")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 from radixkv.cli.checks import Check, fail, ok, warn
 from radixkv.config import CacheConfig
 from radixkv.errors import TierError
@@ -9,6 +11,9 @@ from radixkv.remote_url import MooncakeUrl, RemoteUrl
 from radixkv.tiers.mooncake import import_store, missing_device
 from radixkv.tiers.redis import ServerFacts, inspect_server
 from radixkv.units import approximate_size
+
+_PATIENCE_S = 2.0
+_ASKED_AGAIN = "it is asked again while radixkv runs; until it answers nothing is shared"
 
 
 def check_remotes(config: CacheConfig) -> list[Check]:
@@ -25,15 +30,14 @@ def _check_remote(url: RemoteUrl) -> Check:
     except ImportError:
         return warn(name, "not asked: the package redis is missing", "pip install redis")
     except TierError as error:
-        advice = "it is asked again while radixkv runs; until it answers nothing is shared"
-        return warn(name, error.reason, advice)
+        return warn(name, error.reason, _ASKED_AGAIN)
     if facts.is_cluster:
         return fail(name, "part of a cluster, which is not served", "name a single server")
     return _judge(name, facts)
 
 
 def _check_mooncake(name: str, url: MooncakeUrl) -> Check:
-    """Its client waits 90 seconds for a master that is not there: it is not asked here."""
+    """Its client waits 90 seconds for a master that is not there, so it only asks who listens."""
     try:
         import_store()
     except TierError as error:
@@ -41,7 +45,12 @@ def _check_mooncake(name: str, url: MooncakeUrl) -> Check:
     missing = missing_device(url)
     if missing is not None:
         return fail(name, missing, "say protocol=tcp, or name a device that this host has")
-    return ok(name, "its client is here")
+    host, _, port = url.master.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _PATIENCE_S).close()
+    except OSError as error:
+        return warn(name, f"the master does not answer: {error.strerror or error}", _ASKED_AGAIN)
+    return ok(name, "its client is here, and its master listens")
 
 
 def _judge(name: str, facts: ServerFacts) -> Check:

@@ -36,7 +36,8 @@ _COLOURS = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
 def doctor(file: Path | None, as_json: bool) -> None:
     """Check this host, this interpreter and the settings; say what to do about each finding.
 
-    Exits with 1 if something would keep radixkv from starting.
+    Exits with 1 if it finds what would keep radixkv from starting. The model is not known here: a
+    disk that was written for another one, or with another disk.size, is refused only then.
 
     \b
     radixkv doctor

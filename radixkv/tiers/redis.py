@@ -77,10 +77,14 @@ def inspect_server(url: RedisUrl) -> ServerFacts:
         TierError: It does not answer, or does not let us in.
     """
     import redis
+    from redis.sentinel import MasterNotFoundError
 
     try:
         with _client(url) as client:
             info = client.info("server", "memory", "cluster", "stats")
+    except MasterNotFoundError as error:  # its text has the sentinels' password
+        reason = "the sentinels do not answer, or know no server of that name"
+        raise TierError("redis", "connect", f"{url}: {reason}") from error
     except redis.RedisError as error:
         raise TierError("redis", "connect", f"{url}: {error}") from error
     return ServerFacts(
