@@ -126,9 +126,9 @@ def _before_flush(caller: Any, *more: Any, **kwargs: Any) -> None:
 
 def _after_flush(is_flushed: Any, scheduler: Any, *more: Any, **kwargs: Any) -> None:
     """SGLang has emptied its tree, if it was idle."""
-    flushed = getattr(_storage_of(scheduler), "flushed", None)
-    if is_flushed and flushed is not None:
-        flushed()
+    storage = _storage_of(scheduler)
+    if is_flushed and storage is not None:
+        storage.flushed()
 
 
 def _after_weight_update(
@@ -137,8 +137,6 @@ def _after_weight_update(
     """SGLang has loaded weights, from whatever source. Where it failed it may have loaded some."""
     is_done = getattr(result, "success", False)
     _tell_of_new_weights(manager, getattr(request, "model_path", None) if is_done else None)
-    has_flushed = is_done and getattr(request, "flush_cache", False)  # within the update
-    _after_flush(has_flushed, getattr(manager.is_fully_idle, "__self__", None))
 
 
 def _around_weight_update(manager: Any, *more: Any, **kwargs: Any) -> None:
@@ -151,13 +149,27 @@ def _around_weight_update(manager: Any, *more: Any, **kwargs: Any) -> None:
 def _tell_of_new_weights(manager: Any, model_path: str | None) -> None:
     """KV of the old weights must not be found for the new ones, on any tier."""
     scheduler = getattr(manager.is_fully_idle, "__self__", None)
-    for keeper in (getattr(scheduler, "tree_cache", None), _storage_of(scheduler)):
+    cache, storage = getattr(scheduler, "tree_cache", None), _storage_of(scheduler)
+    for keeper in (cache, storage):
         weights_changed = getattr(keeper, "weights_changed", None)
         if weights_changed is not None:
             weights_changed(model_path)
+    if storage is not None and _is_empty(scheduler, storage):
+        storage.flushed()  # before the update, or within it
+
+
+def _is_empty(scheduler: Any, storage: Any) -> bool:
+    """Whether SGLang has no KV, on the device or in HiCache's host pool, and computes none."""
+    cache, pool = scheduler.tree_cache, storage.mem_pool_host
+    batches = (getattr(scheduler, name, None) for name in ("running_batch", "last_batch"))
+    is_computing = any(batch is not None and batch.reqs for batch in batches)
+    num_device_tokens = cache.evictable_size() + cache.protected_size()
+    num_host_tokens = getattr(pool, "logical_size", pool.size) - pool.available_size()
+    return not (is_computing or num_device_tokens or num_host_tokens)
 
 
 def _storage_of(scheduler: Any) -> Any:
-    """HiCache's storage backend, if there is one."""
+    """HiCache's storage backend, if it is radixkv's."""
     cache = getattr(scheduler, "tree_cache", None)
-    return getattr(getattr(cache, "cache_controller", None), "storage_backend", None)
+    storage = getattr(getattr(cache, "cache_controller", None), "storage_backend", None)
+    return storage if hasattr(storage, "flushed") else None
