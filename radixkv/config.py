@@ -51,8 +51,8 @@ class CacheConfig:
         16,
         512,
         "Tokens in a chunk, the unit of storage, transfer and eviction. Larger chunks make longer "
-        "reads on disk and fewer records; smaller ones waste less where prompts part. What a "
-        "disk was written with another value is refused at start.",
+        "reads on disk and fewer records; smaller ones waste less where prompts part. A disk "
+        "that was written with another value is refused at start.",
     )
     memory_size_bytes: int = settings.size(
         "memory.size",
