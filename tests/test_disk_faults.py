@@ -139,10 +139,7 @@ def test_a_folder_in_use_names_the_process(tmp_path):
         ({"layout": KVLayout(2, 2, 64, "float32")}, "another KV layout"),
         ({"layout": KVLayout(64, 2, 64, "uint8")}, "unit bytes 4096 instead of 32768"),
         ({"chunk_tokens": 32}, "chunk_tokens 64 instead of 32: "),
-        (
-            {"capacity_bytes": 2 * CAPACITY},
-            "another disk.size .* units [0-9]+ instead of",
-        ),
+        ({"capacity_bytes": 2 * CAPACITY}, "another disk.size .* units [0-9]+ instead of"),
         ({"world_size": 2}, "world size 1 instead of 2"),
         ({"group_id": bytes(16)}, "another group of ranks"),
     ],

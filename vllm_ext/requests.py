@@ -14,7 +14,6 @@ from radixkv import Prefetch
 logger = logging.getLogger(__name__)
 
 _KEY = "radixkv"
-_WISHES = frozenset({"read", "write"})
 _COMPLETE = frozenset({"FINISHED_STOPPED", "FINISHED_LENGTH_CAPPED"})
 
 
@@ -126,39 +125,36 @@ def _is_told_by_tokens(request: Any) -> bool:
     return not has_images and getattr(request, "prompt_embeds", None) is None
 
 
-def may_read(request: Any) -> bool:
-    """Whether neither vLLM nor the caller wants the prompt to be computed."""
-    skips = getattr(request, "skip_reading_prefix_cache", None)
-    return not skips and _wish(request, "read")
+def wishes_of(request: Any) -> tuple[bool, bool]:
+    """Whether a request may be read, and whether it may be stored.
+
+    vLLM may want its prompt to be computed; the caller says `kv_transfer_params: {"radixkv":
+    {"read": false, "write": false}}`. What cannot be understood keeps it out: that is what such
+    words are for.
+    """
+    wishes = (getattr(request, "kv_transfer_params", None) or {}).get(_KEY)
+    if wishes is None:
+        wishes = {}
+    if not _are_understood(wishes):
+        logger.warning(
+            "request %s: kv_transfer_params: %s: expected read and write, each true or false, "
+            "got %r: it is neither matched nor stored",
+            request.request_id,
+            _KEY,
+            wishes,
+        )
+        return False, False
+    skips = bool(getattr(request, "skip_reading_prefix_cache", None))
+    return not skips and wishes.get("read", True), wishes.get("write", True)
 
 
-def may_write(request: Any) -> bool:
-    """Whether the caller lets the request be stored."""
-    return _wish(request, "write")
+def _are_understood(wishes: object) -> bool:
+    return isinstance(wishes, dict) and all(
+        name in ("read", "write") and isinstance(wish, bool) for name, wish in wishes.items()
+    )
 
 
 def request_key(request: Any) -> str:
     """What a request shares with its like only; empty for all that name nothing."""
     salt = getattr(request, "cache_salt", None)
     return "" if salt is None else json.dumps(["cache_salt", salt])
-
-
-def _wish(request: Any, name: str) -> bool:
-    """A request's own `kv_transfer_params: {"radixkv": {"read": false}}`. One that cannot be
-    understood is kept out: that is what such words are for.
-    """
-    wishes = (getattr(request, "kv_transfer_params", None) or {}).get(_KEY)
-    if wishes is None:
-        return True
-    if isinstance(wishes, dict) and wishes.keys() <= _WISHES:
-        wish = wishes.get(name, True)
-        if isinstance(wish, bool):
-            return wish
-    logger.warning(
-        "request %s: kv_transfer_params: %s: expected read and write, each true or false, got %r: "
-        "it is neither matched nor stored",
-        request.request_id,
-        _KEY,
-        wishes,
-    )
-    return False

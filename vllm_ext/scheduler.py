@@ -9,9 +9,8 @@
 
 A step's plan reaches a worker when all steps before it have been computed, and is carried out
 before its own step begins. So a store reads blocks that are complete; and one whose blocks are
-overwritten in the same step, because they were freed meanwhile, is named in `awaited`: the step
-begins when it has ended. Where another connector overwrites them it is named in `ended_first`: no
-stream of ours orders what that one does. No block is held back from vLLM.
+overwritten in the same step, because they were freed meanwhile, is named in `awaited`, or where
+another connector fills them in `ended_first`: the step begins when it has ended. No block waits.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ from vllm_ext.identity import Namespaces, engine_namespaces
 from vllm_ext.kv_events import TierEvents
 from vllm_ext.layout import block_slots, blocks_between, slots_in
 from vllm_ext.metadata import IDLE, QUIET, Outcome, StepPlan, WorkerReport, join
-from vllm_ext.requests import GroupState, RequestState, may_read, may_write, tokens_of
+from vllm_ext.requests import GroupState, RequestState, tokens_of, wishes_of
 from vllm_ext.settings import EngineSettings
 from vllm_ext.watch import Watch
 
@@ -193,12 +192,13 @@ class SchedulerSide:
         if tokens is None or trees is None:
             return None
         windows = (group.window for group in self._settings.groups)
+        reads, writes = wishes_of(request)
         state = RequestState(
             request=request,
             groups=[GroupState(*pair) for pair in zip(trees, windows, strict=True)],
             tokens=tokens,
-            reads=self._settings.reads and may_read(request),
-            writes=self._settings.writes and may_write(request),
+            reads=self._settings.reads and reads,
+            writes=self._settings.writes and writes,
         )
         self._requests[request.request_id] = state
         return state

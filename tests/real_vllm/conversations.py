@@ -92,5 +92,17 @@ def answer_all(
     return found
 
 
+def assert_second_turns_reuse_the_first(host: Any, workload: Workload) -> None:
+    """The device is emptied in between."""
+    host.generate(prompts=workload.first, max_tokens=MAX_NEW_TOKENS)
+    host.settle()
+    host.reset_prefix_cache()
+
+    answers = host.generate(prompts=workload.second, max_tokens=MAX_NEW_TOKENS)
+
+    assert [answer["ids"] for answer in answers] == workload.second_answers
+    assert sum(answer["cached_tokens"] for answer in answers) > 0
+
+
 def random_ids(rng: random.Random, length: int) -> Ids:
     return rng.choices(range(3, VOCAB_SIZE), k=length)

@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conversations import MAX_NEW_TOKENS, Workload, random_ids
+from conversations import (
+    MAX_NEW_TOKENS,
+    Workload,
+    assert_second_turns_reuse_the_first,
+    random_ids,
+)
 from vllm_harness import TELLS_SOURCES, VllmHost, connector
 
 pytestmark = pytest.mark.skipif(
@@ -44,13 +49,7 @@ def test_second_turns_reuse_the_first(
     both = one_beside_another(connector(), keeps_whole_prompts(tmp_path))
     host.start(models["mha"], both, disable_hybrid_kv_cache_manager=True)
 
-    host.generate(prompts=workload.first, max_tokens=MAX_NEW_TOKENS)
-    host.settle()
-    host.reset_prefix_cache()
-    answers = host.generate(prompts=workload.second, max_tokens=MAX_NEW_TOKENS)
-
-    assert [answer["ids"] for answer in answers] == workload.second_answers
-    assert sum(answer["cached_tokens"] for answer in answers) > 0
+    assert_second_turns_reuse_the_first(host, workload)
 
 
 @pytest.mark.parametrize("is_guarded", [True, False], ids=["as it is", "guard out"])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conversations import MAX_NEW_TOKENS, Ids, Workload
+from conversations import MAX_NEW_TOKENS, Ids, Workload, assert_second_turns_reuse_the_first
 from sglang_models import write_llama
 from vllm_harness import HostError, VllmHost, connector
 from vllm_models import write_adapter
@@ -149,17 +149,6 @@ def test_other_weights_find_nothing(
     answer = ask(host, prompt)
     assert answer["cached_tokens"] > 0
     assert answer["ids"] == workload.first_answers[-1]
-
-
-def assert_second_turns_reuse_the_first(host: VllmHost, workload: Workload) -> None:
-    host.generate(prompts=workload.first, max_tokens=MAX_NEW_TOKENS)
-    host.settle()
-    host.reset_prefix_cache()
-
-    answers = host.generate(prompts=workload.second, max_tokens=MAX_NEW_TOKENS)
-
-    assert [answer["ids"] for answer in answers] == workload.second_answers
-    assert sum(answer["cached_tokens"] for answer in answers) > 0
 
 
 @pytest.mark.parametrize(
