@@ -106,7 +106,7 @@ def test_other_engine_memory_can_be_attached_as_soon_as_the_last_copy_was_heard_
 
 
 def test_layers_can_be_awaited_from_many_threads():
-    engine = FakeEngine(LAYOUT, 1024)
+    engine = FakeEngine(LAYOUT, 40 * 64)
     with Executor(LAYOUT, memory_bytes=1 << 20, num_copy_threads=3, pin=False) as executor:
         executor.attach(engine.memory())
         record = chunk(executor, 0)
@@ -121,7 +121,7 @@ def test_layers_can_be_awaited_from_many_threads():
             )
 
         for command_id in range(2, 40):
-            executor.submit(Load(command_id, record, slots_from(64, 64)))
+            executor.submit(Load(command_id, record, slots_from(64 * command_id, 64)))
         threads = [threading.Thread(target=wait_for, args=(id,)) for id in range(2, 40)]
         for thread in threads:
             thread.start()
