@@ -18,6 +18,7 @@ SAMPLE_BYTES = 4096
 _FILES_AT_ONCE = 16
 
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
+_CONFIG_FILES = ("config.json", "params.json")  # the second is Mistral's; engines may prefer it
 _SETTINGS_FILES = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
 _NOT_THE_MODEL = frozenset({"_name_or_path", "transformers_version"})  # config keys free to differ
 
@@ -70,7 +71,7 @@ def model_identity(
     between the samples is not. A folder without weights is known by its configuration alone.
 
     Args:
-        model_path: Folder with config.json, or one file of weights (GGUF).
+        model_path: Folder with config.json or params.json, or one file of weights (GGUF).
         overrides: What the caller changes about the model, such as quantisation, dtype or rope
             scaling. Values that JSON can write.
 
@@ -81,7 +82,7 @@ def model_identity(
         ValueError: `model_path` is neither such a folder nor a file.
     """
     path = Path(model_path)
-    if not path.is_file() and not (path / "config.json").is_file():
+    if not path.is_file() and not any((path / name).is_file() for name in _CONFIG_FILES):
         raise ValueError(f"model_path: expected a folder with config.json or a file, got {path}")
     digest = hashlib.sha256(b"radixkv-model-1")
     _add(digest, "overrides", _canonical(dict(overrides or {})))
@@ -140,11 +141,12 @@ def find_model(name: str, revision: str | None = None) -> str:
 
 
 def _add_folder(digest: hashlib._Hash, folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_bytes())
-    _add(digest, "config.json", _canonical(_without(config, _NOT_THE_MODEL)))
     files = sorted(folder.iterdir())
     for file in files:
-        if file.name in _SETTINGS_FILES:
+        if file.name in _CONFIG_FILES:
+            config = json.loads(file.read_bytes())
+            _add(digest, file.name, _canonical(_without(config, _NOT_THE_MODEL)))
+        elif file.name in _SETTINGS_FILES:
             _add(digest, file.name, _canonical(json.loads(file.read_bytes())))
         elif file.suffix == ".py":  # remote code decides what the weights mean
             _add(digest, file.name, file.read_bytes())

@@ -152,6 +152,18 @@ def test_a_file_of_another_size_or_name_is_another_model(tmp_path, weights):
     assert len({before, renamed, model_identity(model)}) == 3
 
 
+def test_a_config_as_mistral_writes_it_counts(tmp_path, weights):
+    folder = write_model(tmp_path / "m", weights)
+    identities = {model_identity(folder)}
+    for theta in (1e4, 1e6):
+        (folder / "params.json").write_text(json.dumps({"dim": 32, "rope_theta": theta}))
+        identities.add(model_identity(folder))
+    (folder / "config.json").unlink()
+    identities.add(model_identity(folder))
+
+    assert len(identities) == 4
+
+
 def test_code_that_comes_with_the_model_counts(tmp_path, weights):
     model = write_model(tmp_path / "model", weights)
     before = model_identity(model)
