@@ -27,6 +27,7 @@ build() { # folder, sanitizers
       -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" &&
       "$python" -m cmake --build "$1"
   } >"$log" 2>&1 || { tail -50 "$log" >&2; exit 1; }
+  rm -rf "$1/packages" # an earlier run left compiled Python there
   mkdir -p "$1/packages/radixkv"
   ln -sfn "$PWD"/{sglang,vllm}_ext "$1/packages/"
   ln -sfn "$PWD"/radixkv/*[!o] "$1/packages/radixkv/" # all but a module built in place
@@ -52,9 +53,9 @@ run() { # folder, runtime, arguments for pytest
 }
 
 build build/asan address,undefined
-run build/asan asan "$@" >build/asan.tests 2>&1 & # one core; the other one builds meanwhile
-addresses=$!
+(run build/asan asan "$@") >build/asan.tests 2>&1 & # one core; the other one builds meanwhile
+addresses=$! failed=0
 build build/tsan thread
-wait $addresses || { cat build/asan.tests; exit 1; }
-tail -1 build/asan.tests
-run build/tsan tsan "$@"
+(run build/tsan tsan "$@") || failed=1
+wait $addresses && tail -1 build/asan.tests || { cat build/asan.tests >&2; failed=1; }
+exit $failed
