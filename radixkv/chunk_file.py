@@ -8,14 +8,19 @@ layout, the directory's place, and checksums of both. So a file that was cut is 
 payload that was spoilt costs that chunk and what lies below it.
 
 A file takes the place of another one only once it is whole and on the disk. Its user alone may
-read it, since it holds prompts.
+read it, since it holds prompts. Until then it is a draft beside it, locked by who writes it: what a
+process that was killed left, nobody locks, and the next writer of that name removes it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import hashlib
 import os
+import re
+import secrets
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -80,15 +85,15 @@ class ChunkFileWriter:
     def __init__(self, path: str | os.PathLike[str], form: StoredForm) -> None:
         self.path = Path(path)
         self.form = form
-        self._draft = self.path.with_name(f".{self.path.name}.{os.getpid()}.draft")
         self._digests: dict[bytes, int] = {}
         self._rows: list[tuple[int, int, int, int, int, int]] = []
         self._tokens: list[NDArray[np.uint32]] = []
         _require_replaceable(self.path)
         try:
-            draft = os.open(self._draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            self._draft, draft = _open_draft(self.path)
         except OSError as error:  # of a name that the caller does not know
             raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+        _remove_abandoned(self.path)
         self._file: BinaryIO = os.fdopen(draft, "wb")
         self._file.write(_MAGIC)
         self._num_bytes = len(_MAGIC)
@@ -136,8 +141,8 @@ class ChunkFileWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
         num_bytes = self._file.tell()
+        self._draft.replace(self.path)  # while it is locked
         self._file.close()
-        self._draft.replace(self.path)
         folder = os.open(self.path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -313,6 +318,33 @@ def _require_replaceable(path: Path) -> None:
     if path.exists() and not path.is_file():
         problem = errno.EISDIR if path.is_dir() else errno.EEXIST
         raise OSError(problem, os.strerror(problem), os.fspath(path))
+
+
+def _open_draft(path: Path) -> tuple[Path, int]:
+    """A new file beside `path`, open and locked; gives its name and its descriptor."""
+    while True:
+        draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.draft")
+        opened = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with contextlib.suppress(OSError):  # a file system that knows no locks
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        if os.fstat(opened).st_nlink:
+            return draft, opened
+        os.close(opened)  # another writer took it for abandoned before it was locked
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the drafts of `path` that nobody locks: who wrote them is gone."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]+\.draft")
+    for draft in list(path.parent.glob(".*.draft")):
+        if not name.fullmatch(draft.name):
+            continue
+        with contextlib.suppress(OSError):  # locked, another user's, or gone by now
+            opened = os.open(draft, os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                draft.unlink()
+            finally:
+                os.close(opened)
 
 
 def checksum(data: bytes) -> int:

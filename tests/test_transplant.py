@@ -14,7 +14,7 @@ from test_cache import CHUNK, MIB, NUM_SLOTS, Engine, open_cache, prompt, slots
 from test_ranks import ThreadGroup, on_all_ranks, open_rank
 
 from radixkv import CacheConfig, ChunkFileError, KVCache, Namespace, Transplanted
-from radixkv.chunk_file import checksum
+from radixkv.chunk_file import ChunkFile, ChunkFileWriter, StoredForm, checksum
 
 ALL = np.empty(0, np.uint32)
 TOKEN_BYTES = 240  # of test_cache's engine
@@ -318,6 +318,35 @@ def test_kill_in_the_middle_leaves_the_file_before(file, at):
     kill_once_there(KILLED, file, str(at))
 
     assert file.read_bytes() == b"before"
+
+
+def test_what_a_killed_export_left_goes_with_the_next_one(file):
+    kill_once_there(KILLED, file, "20")
+    beside = file.with_name(f".{file.name}.1.0badcafe.draft")  # of another file
+    beside.touch()
+    assert len(list(file.parent.iterdir())) == 2
+
+    with open_cache(Engine()) as cache:
+        cache.export_chunks(ALL, file)
+
+    assert set(file.parent.iterdir()) == {file, beside}
+
+
+def test_two_exports_to_one_file_do_not_disturb_each_other(file):
+    form = StoredForm(bytes(16), CHUNK, 1)
+    tokens = np.zeros(1, np.uint32)
+    with ChunkFileWriter(file, form) as first:
+        first.add(b"1", tokens, parent=-1, namespace=bytes(16), time=1)
+        with ChunkFileWriter(file, form) as second:
+            second.add(b"2", tokens, parent=-1, namespace=bytes(16), time=1)
+            second.commit()
+        with ChunkFile(file) as written:
+            assert written.payload(0) == b"2"
+        first.commit()
+
+    with ChunkFile(file) as written:
+        assert written.payload(0) == b"1"
+    assert list(file.parent.iterdir()) == [file]
 
 
 def test_each_rank_has_a_file_and_all_keep_the_same(tmp_path, file):
