@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 from radixkv import CompletionStatus, Load, Store
@@ -155,3 +156,31 @@ def add_a_faulty_rank(scheduler: Any, worker: Any) -> None:
 def skip_layer_waits(scheduler: Any, worker: Any) -> None:
     """Steps run without a call before each layer, as a graph does that was captured whole."""
     worker.wait_layer = lambda layer_name: None
+
+
+def hold_next(executor: Any, kind: type) -> Callable[[], None]:
+    """Nobody hears of the end of the next command of a kind until what this gives is called."""
+    submit, poll = executor.submit, executor.poll
+    held: list[int] = []
+    late: list[Any] = []
+
+    def submit_one(command: Any) -> None:
+        if isinstance(command, kind) and not held:
+            held.append(command.command_id)
+        submit(command)
+
+    def poll_others() -> list[Any]:
+        ended = poll()
+        late.extend(one for one in ended if one.command_id in held)
+        return [one for one in ended if one.command_id not in held]
+
+    def poll_all() -> list[Any]:
+        ended = [*late, *poll()]
+        late.clear()
+        return ended
+
+    def release() -> None:
+        executor.submit, executor.poll = submit, poll_all
+
+    executor.submit, executor.poll = submit_one, poll_others
+    return release

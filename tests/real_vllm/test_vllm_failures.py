@@ -138,13 +138,14 @@ def test_abort_while_a_load_is_under_way(
     host.settle()
     host.reset_prefix_cache()
     free_blocks = host.state()["free_blocks"]
-    host.fault(kind="load", delay_s=0.2)
+    host.hold(kind="load")
     host.submit(request_id="gone", prompt=workload.second[-1], max_tokens=MAX_NEW_TOKENS)
     host.step(num_steps=3)
     assert host.state()["free_blocks"] < free_blocks
 
     host.abort(request_id="gone")
 
+    host.release()
     host.settle()
     host.step(num_steps=3)
     assert (host.state()["free_blocks"] == free_blocks) is guarded

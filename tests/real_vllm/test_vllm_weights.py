@@ -81,12 +81,13 @@ def test_what_was_being_loaded_at_a_reset_is_not_kept(
     ask(host, prompt)
     host.settle()
     host.reset_prefix_cache()
-    host.fault(kind="load", delay_s=0.3)
+    host.hold(kind="load")
     host.submit(request_id="waits", prompt=prompt, max_tokens=MAX_NEW_TOKENS)
     host.step(num_steps=2)
 
     host.reload_weights(folder=str(other_model))
     host.reset_prefix_cache(reset_connector=True)
+    host.release()
     while host.step():
         pass
     host.take_finished()
@@ -109,12 +110,13 @@ def test_what_waits_for_the_disk_at_a_reset_is_kept_as_of_the_new_weights(
     ask(host, prompt)
     host.settle()
     host.start(models["mha"], disk)
-    host.fault(kind="fetch", delay_s=0.3)
+    host.hold(kind="fetch")
     host.submit(request_id="waits", prompt=prompt, max_tokens=MAX_NEW_TOKENS)
     host.step(num_steps=2)
 
     host.reload_weights(folder=str(other_model))
     host.reset_prefix_cache(reset_connector=True)
+    host.release()
     while host.step():
         pass
     waited = host.take_finished()["waits"]

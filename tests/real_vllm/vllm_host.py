@@ -51,6 +51,7 @@ class Host:
         self.finished: dict[str, dict[str, Any]] = {}
         self.adapters: dict[str, int] = {}
         self.first_adapter = 1
+        self.release: Callable[[], None] = lambda: None  # what `hold` holds back
 
     # --- its life
 
@@ -268,6 +269,11 @@ class Host:
         """Let a command of the worker's executor go wrong."""
         executor = get_kv_transfer_group().worker.executor
         executor.inject_fault(KINDS[kind], nth=nth, fail=fail, delay_s=delay_s)
+
+    def hold(self, kind: str) -> None:
+        """The next command of a kind goes on, but nobody hears of its end until `release`."""
+        executor = get_kv_transfer_group().worker.executor
+        self.release = interventions.hold_next(executor, KINDS[kind])
 
     def why_not_covered(self, part: str, setting: str, value: Any) -> str | None:
         """What radixkv would say of this engine if it had another setting."""
