@@ -233,11 +233,23 @@ def test_what_ranks_have_in_common_has_one_order():
 
 
 def test_files_that_were_not_made_together_are_refused(tmp_path):
-    on_all_ranks(lambda group: keep_one_prompt(group, tmp_path))
-    disk_file(tmp_path, 1).unlink()
+    for engine in "ab":
+        on_all_ranks(lambda group, engine=engine: keep_one_prompt(group, tmp_path / engine))
+    disk_file(tmp_path / "b", 1).replace(disk_file(tmp_path / "a", 1))
 
     with pytest.raises(TierFormatError, match="not made by one engine"):
-        on_all_ranks(lambda group: count_restored(group, tmp_path))
+        on_all_ranks(lambda group: count_restored(group, tmp_path / "a"))
+
+
+@pytest.mark.parametrize("lost", range(NUM_RANKS))
+def test_a_rank_without_a_file_makes_one_that_belongs_to_the_others(tmp_path, lost):
+    """As after a kill between the making of the first file and of the last."""
+    on_all_ranks(lambda group: keep_one_prompt(group, tmp_path))
+    disk_file(tmp_path, lost).unlink()
+
+    assert on_all_ranks(lambda group: count_restored(group, tmp_path)) == [0, 0]
+    assert on_all_ranks(lambda group: keep_one_prompt(group, tmp_path)) == [80, 80]
+    assert on_all_ranks(lambda group: count_restored(group, tmp_path)) == [5, 5]
 
 
 def share(group: ThreadGroup, server: RedisServer, tokens: np.ndarray, *, stores: bool) -> int:

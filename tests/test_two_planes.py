@@ -21,6 +21,7 @@ from radixkv import (
     inspect_ranks,
 )
 from radixkv.remote_url import parse_remote
+from radixkv.tiers.disk import disk_file
 
 NUM_RANKS = 2
 GROUP_ID = bytes(range(16))
@@ -143,15 +144,17 @@ def test_ranks_whose_files_are_not_all_here_count_as_empty(tmp_path):
 
 
 def test_files_of_two_engines_are_refused(tmp_path):
-    config = CacheConfig(memory_size_bytes=64 * MIB, disk_path=tmp_path, disk_size_bytes=64 * MIB)
     layout = KVLayout(num_layers=1, num_kv=2, row_bytes=64, dtype="int8")
-    for rank in range(NUM_RANKS):
+    sizes = {"memory_size_bytes": 64 * MIB, "disk_size_bytes": 64 * MIB}
+    for rank in range(NUM_RANKS):  # each in a folder of its own, else it would belong to the first
+        config = CacheConfig(disk_path=tmp_path / str(rank), **sizes)
         Executor.from_config(
             layout, config, group_id=bytes([rank]) * 16, rank=rank, world_size=NUM_RANKS
         ).close()
+    disk_file(tmp_path / "1", 1).replace(disk_file(tmp_path / "0", 1))
 
     with pytest.raises(TierFormatError, match="not made by one engine"):
-        inspect_ranks(tmp_path, NUM_RANKS)
+        inspect_ranks(tmp_path / "0", NUM_RANKS)
 
 
 def test_of_a_block_all_or_nothing_is_kept():

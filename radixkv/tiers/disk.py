@@ -7,6 +7,7 @@ byte.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import logging
@@ -91,12 +92,15 @@ class DiskOptions:
     def from_config(
         config: CacheConfig, group_id: bytes, rank: int, world_size: int
     ) -> DiskOptions | None:
-        """As the settings want it, sizes of this rank; None where they want no disk tier."""
+        """As the settings want it, sizes of this rank; None where they want no disk tier.
+
+        A file that is made beside those of other ranks gets their group id, else `group_id`.
+        """
         if config.disk_path is None:
             return None
         is_there = disk_file(config.disk_path, rank).exists()
         return DiskOptions(
-            group_id=None if is_there else group_id,
+            group_id=None if is_there else _group_here(config.disk_path, world_size) or group_id,
             path=config.disk_path,
             capacity_bytes=config.disk_size_bytes,
             durable="none" if config.disk_durable == "none" else "group",
@@ -214,6 +218,19 @@ class DiskInspection:
             return int(text) if text.isdigit() else 0
         finally:
             os.close(lock)
+
+
+def _group_here(folder: Path, world_size: int) -> bytes | None:
+    """The group of the other ranks' files, for a rank that has none: it was killed, or its disk was
+    full, when all were made, or somebody removed it. A new file is right beside them: what they
+    hold and it lacks does not count.
+    """
+    for file in sorted(folder.glob("rank*.radixkv")) if world_size > 1 else ():
+        with contextlib.suppress(TierError):  # no rank of ours; the one whose it is will tell
+            found = DiskInspection(file)
+            if found.world_size == world_size:
+                return found.chunks.group_id
+    return None
 
 
 def units_that_fit(capacity_bytes: int, unit_bytes: int) -> int:
