@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import resource
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -131,6 +133,19 @@ def test_a_folder_in_use_names_the_process(tmp_path):
         open_tier(tmp_path, rank=1, world_size=2).close()
 
     open_tier(tmp_path).close()
+
+
+def test_who_looks_whether_a_folder_is_used_keeps_nobody_out(tmp_path):
+    open_tier(tmp_path).close()
+    with (tmp_path / "rank0.lock").open() as lock, ThreadPoolExecutor(1) as pool:
+        fcntl.flock(lock, fcntl.LOCK_SH)  # what `locked_by` does for a moment
+        opening = pool.submit(open_tier, tmp_path)
+        with pytest.raises(TimeoutError):
+            opening.result(0.05)
+
+        fcntl.flock(lock, fcntl.LOCK_UN)
+
+        opening.result().close()
 
 
 @pytest.mark.parametrize(

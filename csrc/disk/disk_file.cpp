@@ -20,6 +20,7 @@ namespace radixkv {
 namespace {
 
 constexpr std::chrono::seconds kLastWritesPatience(10);
+constexpr std::chrono::seconds kLookPatience(10);
 constexpr mode_t kOwnerOnly = 0600;  // the files hold what people asked
 
 using Kind = TierFailure::Kind;
@@ -157,10 +158,17 @@ bool DiskFile::is_whole() const {
 void DiskFile::lock(const std::string& folder) {
   const std::string path = folder + "/rank" + std::to_string(shape_.rank) + ".lock";
   lock_ = open_or_fail(path, O_RDWR | O_CREAT);
-  if (flock(lock_.get(), LOCK_EX | LOCK_NB) != 0) {
+  const auto patience = std::chrono::steady_clock::now() + kLookPatience;
+  while (flock(lock_.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK) fail_errno("locking", path, errno);
-    fail(Kind::kLocked, folder + " is used by process " + read_pid(lock_.get()) +
-                            ": stop that process or give this one another disk.path");
+    // Who only looks whether it is locked shares the lock for a moment.
+    const bool is_used = flock(lock_.get(), LOCK_SH | LOCK_NB) != 0;
+    if (is_used || std::chrono::steady_clock::now() > patience) {
+      fail(Kind::kLocked, folder + " is used by process " + read_pid(lock_.get()) +
+                              ": stop that process or give this one another disk.path");
+    }
+    flock(lock_.get(), LOCK_UN);
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   const std::string pid = std::to_string(getpid());
   if (ftruncate(lock_.get(), 0) != 0 ||
