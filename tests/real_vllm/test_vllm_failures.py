@@ -161,7 +161,7 @@ def test_abort_of_a_request_that_waits_for_the_disk_or_runs(
     ask(host, workload.first[-1])
     host.settle()
     host.start(models["mha"], connector(disk=tmp_path))
-    host.fault(kind="fetch", delay_s=0.2)
+    host.hold(kind="fetch")
     host.submit(request_id="waits", prompt=workload.second[-1], max_tokens=MAX_NEW_TOKENS)
     host.submit(request_id="runs", prompt=workload.first[2], max_tokens=200)
     host.step(num_steps=4)
@@ -169,6 +169,7 @@ def test_abort_of_a_request_that_waits_for_the_disk_or_runs(
     host.abort(request_id="waits")
     host.abort(request_id="runs")
 
+    host.release()
     host.step(num_steps=3)
     assert_nothing_is_left(host)
     assert ask(host, workload.second[-1])["ids"] == workload.second_answers[-1]
