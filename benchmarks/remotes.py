@@ -44,6 +44,7 @@ CHUNKS_PER_COMMAND = 4
 PIECE_BYTES = 4 << 20
 PAYLOAD_BYTES = NUM_CHUNKS * PIECE_BYTES
 ROUNDS = 9
+PATIENCE_S = 60.0  # until a server that has just been started serves
 
 SMALL_LAYOUT = KVLayout(num_layers=1, num_kv=1, row_bytes=64, dtype="uint8")
 SMALL_CHUNK_TOKENS = 16
@@ -132,7 +133,9 @@ def stored_chunks(
         chunks = make_chunks(executor, num_chunks)
         slots = np.arange(num_tokens, dtype=np.int64)
         run(executor, [Store(next(command_ids), chunks, slots)])
+        deadline = time.monotonic() + PATIENCE_S
         while not executor.remote_health()[0][0]:
+            assert time.monotonic() < deadline, executor.remote_health()
             time.sleep(0.01)
         yield executor, chunks
 

@@ -37,11 +37,11 @@ class Host:
     def counters(self):
         return self.cache.planner.counters
 
-    def wait_for(self, serves: bool = True) -> str:
-        """Until the server is there, or is known not to be; gives the reason."""
+    def wait_for(self, serves: bool = True, server: int = 0) -> str:
+        """Until a server is there, or is known not to be; gives the reason."""
         deadline = time.monotonic() + TIMEOUT_S
         while True:
-            has, reason = self.cache.executor.remote_health()[0]
+            has, reason = self.cache.executor.remote_health()[server]
             if has == serves and reason != "not asked yet":
                 return reason
             assert time.monotonic() < deadline, reason

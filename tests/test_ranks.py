@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -258,7 +259,9 @@ def share(group: ThreadGroup, server: RedisServer, tokens: np.ndarray, *, stores
     rows = engine.rows(np.arange(len(tokens)))
     config = remote_config(server.unix_url, memory={"size": "128MiB"})
     with KVCache(engine.layout, config, engine=engine.memory, group=group) as cache:
+        deadline = time.monotonic() + TIMEOUT_S
         while not all(group.gather(cache.executor.remote_health()[0][0])):
+            assert time.monotonic() < deadline, cache.executor.remote_health()
             cache.wait_for_completion(0.01)
         if stores:
             cache.store(tokens, np.arange(len(tokens)))

@@ -386,9 +386,8 @@ def test_a_second_server_has_what_the_first_lacks(server, tmp_path):
     try:
         with Host(other.unix_url) as first, Host(server.unix_url, other.unix_url) as second:
             rows = first.keep(tokens)
-            second.wait_for()
-            while not second.cache.executor.remote_health()[1][0]:
-                second.cache.wait_for_completion(0.01)
+            for number in range(2):
+                second.wait_for(server=number)
 
             assert np.array_equal(second.find(tokens), rows)
     finally:

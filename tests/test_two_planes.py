@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from redis_server import running_server
+from remote_host import TIMEOUT_S
 from test_cache import CHUNK, MIB, Engine, prompt
 
 from radixkv import (
@@ -49,8 +51,10 @@ class Deployment:
         ]
         for executor, engine in zip(self.executors, self.engines, strict=True):
             executor.attach(engine.memory)
+        deadline = time.monotonic() + TIMEOUT_S
         for executor in self.executors:
             while not all(serves for serves, _ in executor.remote_health()):
+                assert time.monotonic() < deadline, executor.remote_health()
                 executor.wait(0.01)
         self.planner = Planner.from_config(self.engines[0].layout, self.config)
         restored = inspect_ranks(folder, NUM_RANKS)
