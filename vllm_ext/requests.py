@@ -93,6 +93,11 @@ class RequestState:
         self.tokens.extend(self.request.all_token_ids[len(self.tokens) :])
 
     @property
+    def is_running(self) -> bool:
+        """Whether it is in the batch, so that its blocks are those of the last plan."""
+        return bool(self.request.status.name == "RUNNING")
+
+    @property
     def is_complete(self) -> bool:
         """Whether it ended well: what it computed is what the model says."""
         return self.request.status.name in _COMPLETE

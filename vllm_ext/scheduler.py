@@ -286,9 +286,9 @@ class SchedulerSide:
                 self._admission_of(self._requests[new.req_id])
         for req_id, state, num_computed in self._watch.follow(output):
             if num_computed < state.request.num_prompt_tokens:
-                num_prompt_tokens += scheduled[req_id]
+                num_prompt_tokens += scheduled.get(req_id, 0)
             self._look_at(state, num_computed)
-            if state.due < len(state.groups[0].blocks) * self._block_tokens:
+            if state.due <= len(state.groups[0].blocks) * self._block_tokens:
                 self._watch.keep(req_id, state)
         self._meter.note_computed(num_prompt_tokens)
 

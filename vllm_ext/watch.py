@@ -1,7 +1,8 @@
 """Which requests a step has to look at: most need nothing in most steps.
 
 A request is looked at when it gets blocks. It does so before it is due, unless the blocks that it
-has reach beyond that; those requests are watched, and looked at in every step.
+has reach as far; those requests are watched, and looked at in every step, also where they run but
+are not in it: vLLM may have found no blocks for them, and takes back what left a window first.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Watch:
             if state is not None:
                 found[req_id] = state
         for req_id, state in found.items():
-            if req_id in output.num_scheduled_tokens:
+            if req_id in output.num_scheduled_tokens or state.is_running:
                 yield req_id, state, state.request.num_computed_tokens
             else:
                 self._watched[req_id] = state

@@ -6,12 +6,13 @@ group, gives wrong tokens; the controls here see that.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conversations import MAX_NEW_TOKENS, Ids, Workload, right_or_ended
+from conversations import MAX_NEW_TOKENS, Ids, Workload, random_ids, right_or_ended
 from redis_server import RedisServer
 from vllm_harness import TELLS_SOURCES, VllmHost, cached_by_source, connector
 
@@ -97,6 +98,45 @@ def test_what_has_left_a_window_is_not_stored(
 
     assert (ids_of(answers) == expected) is guarded
     assert (answers[0]["cached_tokens"] == 0) is guarded
+
+
+def test_what_left_the_window_of_a_request_that_found_no_blocks_is_stored_in_time(
+    host: VllmHost, models: dict[str, Path]
+) -> None:
+    """vLLM looks for blocks for the second half of a prompt, takes back what has left the window,
+    and finds too few. Whoever runs last is in a step under way, so nobody is preempted, and the
+    next request of the queue gets what the prompt gave.
+    """
+    rng = random.Random(3)
+    other, prompt, short, next_one = (random_ids(rng, length) for length in (200, 300, 20, 200))
+    beginning = prompt[:40]
+    host.start(models["windows"], enable_prefix_caching=False)
+    expected = ids_of(generate(host, [beginning]))
+    host.start(
+        models["windows"],
+        connector(),
+        max_model_len=320,
+        max_num_batched_tokens=len(other) + 64,
+        num_gpu_blocks_override=12,
+        scheduler_reserve_full_isl=False,
+        async_scheduling=True,
+    )
+    unseen = {"radixkv": {"read": False, "write": False}}
+    host.submit(request_id="0", prompt=other, max_tokens=3, kv_transfer_params=unseen)
+    host.submit(request_id="1", prompt=prompt, max_tokens=1)
+    host.submit(request_id="2", prompt=short, max_tokens=1, kv_transfer_params=unseen)
+    host.submit(request_id="3", prompt=next_one, max_tokens=1, kv_transfer_params=unseen)
+    while host.step():
+        pass
+    host.take_finished()
+    host.settle()
+    host.reset_prefix_cache()
+
+    answers = generate(host, [beginning])
+
+    assert host.state()["preemptions"] == 0
+    assert answers[0]["cached_tokens"] == 32
+    assert ids_of(answers) == expected
 
 
 @pytest.mark.parametrize("policy", ["recompute", "fail"])
