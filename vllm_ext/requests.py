@@ -102,6 +102,13 @@ class RequestState:
         """Whether it ended well: what it computed is what the model says."""
         return self.request.status.name in _COMPLETE
 
+    def is_due_within(self, num_tokens: int) -> bool:
+        """Whether it is due before it needs blocks for more tokens. With windows, also just then:
+        vLLM takes back what has left them when it looks for such blocks, and may find none."""
+        return self.due < num_tokens or (
+            self.due == num_tokens and any(group.window is not None for group in self.groups)
+        )
+
     def without_placeholders(self, num_computed: int) -> int:
         """`num_computed` less the tokens that are being decoded, whose ids nobody knows yet."""
         return num_computed - int(getattr(self.request, "num_output_placeholders", 0))

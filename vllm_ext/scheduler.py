@@ -288,7 +288,7 @@ class SchedulerSide:
             if num_computed < state.request.num_prompt_tokens:
                 num_prompt_tokens += scheduled.get(req_id, 0)
             self._look_at(state, num_computed)
-            if state.due <= len(state.groups[0].blocks) * self._block_tokens:
+            if state.is_due_within(len(state.groups[0].blocks) * self._block_tokens):
                 self._watch.keep(req_id, state)
         self._meter.note_computed(num_prompt_tokens)
 

@@ -1,8 +1,9 @@
 """Which requests a step has to look at: most need nothing in most steps.
 
 A request is looked at when it gets blocks. It does so before it is due, unless the blocks that it
-has reach as far; those requests are watched, and looked at in every step, also where they run but
-are not in it: vLLM may have found no blocks for them, and takes back what left a window first.
+has reach beyond that; those requests are watched, and looked at in every step, also where they run
+but are not in it. So are requests with windows that are due as soon as they need blocks: vLLM takes
+back what has left a window first, and may then find none.
 """
 
 from __future__ import annotations
