@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 BACKEND = "radixkv"
 _OURS = '{"backend_name": "radixkv"}'  # marks switches that were set here, not by the user
+# Of a scheduler whose weights are not those of its start: whether HiCache has KV of those before.
+_HAS_OLD_KV = "radixkv_has_old_kv"
 
 
 def activate() -> None:
@@ -56,6 +58,9 @@ def activate() -> None:
     scheduler = "sglang.srt.managers.scheduler.Scheduler."
     HookRegistry.register(scheduler + "flush_cache", _before_flush, HookType.BEFORE)
     HookRegistry.register(scheduler + "flush_cache", _after_flush, HookType.AFTER)
+    HookRegistry.register(
+        scheduler + "attach_hicache_storage_wrapped", _after_attach, HookType.AFTER
+    )
     HookRegistry.register(updater + "release_memory_occupation", _before_flush, HookType.BEFORE)
 
 
@@ -126,8 +131,23 @@ def _before_flush(caller: Any, *more: Any, **kwargs: Any) -> None:
 
 def _after_flush(is_flushed: Any, scheduler: Any, *more: Any, **kwargs: Any) -> None:
     """SGLang has emptied its tree, if it was idle."""
+    if not is_flushed:
+        return
+    if hasattr(scheduler, _HAS_OLD_KV):
+        setattr(scheduler, _HAS_OLD_KV, False)
     storage = _storage_of(scheduler)
-    if is_flushed and storage is not None:
+    if storage is not None:
+        storage.flushed()
+
+
+def _after_attach(_: Any, scheduler: Any, *more: Any, **kwargs: Any) -> None:
+    """HiCache may have got its storage just now: it believes in the weights of the start."""
+    storage = _storage_of(scheduler)
+    has_old_kv = getattr(scheduler, _HAS_OLD_KV, None)
+    if storage is None or has_old_kv is None or storage.has_heard_of_weights:
+        return
+    storage.weights_changed(None)  # what lies in their folder may be others' by now
+    if not has_old_kv:
         storage.flushed()
 
 
@@ -154,13 +174,20 @@ def _tell_of_new_weights(manager: Any, model_path: str | None) -> None:
         weights_changed = getattr(keeper, "weights_changed", None)
         if weights_changed is not None:
             weights_changed(model_path)
-    if storage is not None and _is_empty(scheduler, storage):
+    if scheduler is None:
+        return
+    is_empty = _is_empty(scheduler)
+    setattr(scheduler, _HAS_OLD_KV, not is_empty)
+    if storage is not None and is_empty:
         storage.flushed()  # before the update, or within it
 
 
-def _is_empty(scheduler: Any, storage: Any) -> bool:
+def _is_empty(scheduler: Any) -> bool:
     """Whether SGLang has no KV, on the device or in HiCache's host pool, and computes none."""
-    cache, pool = scheduler.tree_cache, storage.mem_pool_host
+    cache = scheduler.tree_cache
+    pool: Any = getattr(getattr(cache, "cache_controller", None), "mem_pool_host", None)
+    if not hasattr(pool, "available_size"):  # no HiCache
+        return False
     batches = (getattr(scheduler, name, None) for name in ("running_batch", "last_batch"))
     is_computing = any(batch is not None and batch.reqs for batch in batches)
     num_device_tokens = cache.evictable_size() + cache.protected_size()

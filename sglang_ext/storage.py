@@ -64,6 +64,9 @@ class RadixKVStorage(HiCacheStorage):  # type: ignore[misc]
         storage_config: SGLang's `HiCacheStorageConfig`.
         kwargs: Not used.
 
+    Attributes:
+        has_heard_of_weights: Whether it was told of weights after those that SGLang began with.
+
     Raises:
         UnsupportedError: Something of the configuration is not served; says what.
     """
@@ -74,6 +77,7 @@ class RadixKVStorage(HiCacheStorage):  # type: ignore[misc]
         self._changed = threading.Condition()
         self._is_open = False
         self._holds_old_weights = False
+        self.has_heard_of_weights = False
 
     def register_mem_pool_host(self, mem_pool_host: Any) -> None:
         """Open memory and disk for the pages of a host pool.
@@ -171,7 +175,7 @@ class RadixKVStorage(HiCacheStorage):  # type: ignore[misc]
             nonce = uuid.uuid4().hex
             self._namespace = new_weights(self._namespace, model_path, nonce, self._tensors)
             self._tree = self._kv.namespace_id(self._namespace)
-            self._holds_old_weights = True
+            self._holds_old_weights = self.has_heard_of_weights = True
 
     def flushed(self) -> None:
         """SGLang's tree is empty."""

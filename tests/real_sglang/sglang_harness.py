@@ -77,6 +77,8 @@ class ServerConfig:
     context_length: int = 2048
     chunked_prefill_tokens: int = 256
     max_running_requests: int = 4
+    # SGLang attaches a storage backend for those who have this key.
+    admin_key: str | None = None
     # SGLang spawns its processes; forks start in half the time. See `forking.py` of its stand-ins.
     forks: bool = True
     options: tuple[str, ...] = ()
@@ -98,6 +100,8 @@ class ServerConfig:
             *("--chunked-prefill-size", str(self.chunked_prefill_tokens)),
             *("--max-running-requests", str(self.max_running_requests)),
         ]
+        if self.admin_key is not None:
+            words += ["--admin-api-key", self.admin_key]
         if not self.overlap:
             words.append("--disable-overlap-schedule")
         if self.cache == "none":
@@ -315,7 +319,10 @@ class SGLangServer:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=timeout_s)
         try:
             data = None if body is None else json.dumps(body)
-            connection.request(method, path, data, {"Content-Type": "application/json"})
+            headers = {"Content-Type": "application/json"}
+            if self.config.admin_key is not None:
+                headers["Authorization"] = f"Bearer {self.config.admin_key}"
+            connection.request(method, path, data, headers)
             response = connection.getresponse()
             text = response.read().decode()
         except TimeoutError:

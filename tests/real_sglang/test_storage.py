@@ -30,9 +30,12 @@ EXTRA_CONFIG = {
     "class_name": "RadixKVStorage",
     "interface_v1": 1,
 }
-OPTIONS = (
+HICACHE_OPTIONS = (
     *("--enable-hierarchical-cache", "--hicache-ratio", "2"),
     *("--hicache-io-backend", "direct", "--hicache-mem-layout", "layer_first"),
+)
+OPTIONS = (
+    *HICACHE_OPTIONS,
     *("--hicache-storage-backend", "dynamic"),
     *("--hicache-storage-backend-extra-config", json.dumps(EXTRA_CONFIG)),
     *("--hicache-storage-prefetch-policy", "wait_complete"),
@@ -236,3 +239,38 @@ def test_pages_that_sglang_has_of_old_weights_are_not_taken_for_the_new_ones(
     assert outputs(answers) == expected
     for found in (answers, again):
         assert min(answer.storage_tokens for answer in found) >= 480 - 2 * PAGE_SIZE
+
+
+@pytest.mark.parametrize("version", ["0.5.23", *SOAK[:-1]])
+def test_storage_that_is_attached_after_an_update_knows_that_the_weights_are_others(
+    config: ServerConfig, prompts: list[Ids], tmp_path: Path
+) -> None:
+    """Twice: what the disk has of the weights before, and what it has for those who start anew."""
+    backend = {
+        "hicache_storage_backend": "dynamic",
+        "hicache_storage_backend_extra_config_json": json.dumps(EXTRA_CONFIG),
+        "hicache_storage_prefetch_policy": "wait_complete",
+    }
+    place = "/hicache/storage-backend"
+    attachable = dataclasses.replace(config, options=HICACHE_OPTIONS, admin_key="key")
+    with SGLangServer(attachable) as server:
+        server.call("PUT", place, backend)
+        old = server.generate(prompts)
+        server.wait_until_idle()
+        server.call("DELETE", place)
+        server.update_weights(write_llama(tmp_path / "other", seed=2))
+        server.call("PUT", place, backend)
+        new = server.generate(prompts)
+        server.wait_until_idle()
+        server.call("PUT", place, backend)  # nothing but a change of policies
+        server.flush_cache()
+        found = server.generate(prompts)
+    with SGLangServer(config) as server:
+        restarted = server.generate(prompts)
+
+    assert [answer.cached_tokens for answer in new] == [0] * len(prompts)
+    assert outputs(new) != outputs(old)
+    assert outputs(found) == outputs(new)
+    assert_all_from_storage(found)
+    assert outputs(restarted) == outputs(old)
+    assert_all_from_storage(restarted)
