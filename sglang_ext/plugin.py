@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from radixkv import CacheConfig
+from sglang_ext.layer_waits import LayerWaits
 from sglang_ext.support import check_arguments, check_release
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,8 @@ def activate() -> None:
     for call in ("begin_weight_update", "end_weight_update"):
         if hasattr(SchedulerWeightUpdaterManager, call):  # from 0.5.21 on
             HookRegistry.register(updater + call, _around_weight_update, HookType.BEFORE)
+    embed = "sglang.srt.managers.tp_worker.BaseTpWorker.forward_batch_embedding"
+    HookRegistry.register(embed, _before_embedding, HookType.BEFORE)
     scheduler = "sglang.srt.managers.scheduler.Scheduler."
     HookRegistry.register(scheduler + "flush_cache", _before_flush, HookType.BEFORE)
     HookRegistry.register(scheduler + "flush_cache", _after_flush, HookType.AFTER)
@@ -119,6 +122,14 @@ def _open_gates(args: Any, *more: Any, **kwargs: Any) -> None:
     args.hicache_storage_backend_extra_config = _OURS
     if hasattr(args, "hicache_host_memory_fraction"):  # from 0.5.21 on
         args.hicache_host_memory_fraction = None  # or SGLang wants room for a host pool of its own
+
+
+def _before_embedding(worker: Any, batch: Any, *more: Any, **kwargs: Any) -> None:
+    """SGLang names a batch's loads before a forward that generates, but not before one that embeds,
+    which would read KV that is not there yet."""
+    counter = getattr(worker, "hicache_layer_transfer_counter", None)
+    if isinstance(counter, LayerWaits):
+        counter.set_consumer(batch.hicache_consumer_index)
 
 
 def _before_flush(caller: Any, *more: Any, **kwargs: Any) -> None:

@@ -17,6 +17,8 @@ from typing import Any
 FAULTS_VARIABLE = "RADIXKV_TEST_FAULTS"
 # A path: while a file is there, the next load that begins takes it away, and fails.
 FAIL_LOAD_VARIABLE = "RADIXKV_TEST_FAIL_LOAD"
+# Seconds by which every load is late.
+LATE_LOADS_VARIABLE = "RADIXKV_TEST_LATE_LOADS"
 FAULT_PROBABILITY = 0.2
 LONGEST_DELAY_S = 0.05
 
@@ -91,6 +93,19 @@ def fail_loads_on_demand(kv: Any, request: Path) -> None:
     kv.load = watched
 
 
+def delay_loads(kv: Any, delay_s: float) -> None:
+    """Makes every load late."""
+    from radixkv import Load
+
+    load = kv.load
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        kv.executor.inject_fault(Load, fail=False, delay_s=delay_s)
+        return load(*args, **kwargs)
+
+    kv.load = watched
+
+
 def is_radixkv(cache: Any) -> bool:
     return type(cache).__module__.startswith("sglang_ext.")
 
@@ -102,6 +117,8 @@ def watch(cache: Any, rank: int) -> TickDigest:
     request = os.environ.get(FAIL_LOAD_VARIABLE)
     if request:
         fail_loads_on_demand(cache._kv, Path(request))
+    if LATE_LOADS_VARIABLE in os.environ:
+        delay_loads(cache._kv, float(os.environ[LATE_LOADS_VARIABLE]))
     tick = cache.check_hicache_events
 
     def watched() -> None:

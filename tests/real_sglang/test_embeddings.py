@@ -1,0 +1,57 @@
+"""Servers that embed: their forward is another one, and has to wait for loads, too."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from pathlib import Path
+
+import pytest
+from prompts import Ids, random_ids
+from sglang_harness import ServerConfig, SGLangServer, write_radixkv_config
+
+NUM_PROMPTS = 24
+TOLERANCE = 1e-3  # a vector has length 1; what reads KV that is not there is off by some 0.2
+
+
+def embeddings(server: SGLangServer, prompts: list[Ids]) -> list[list[float]]:
+    """In batches of a few, so that some are admitted while others load."""
+    found: list[list[float]] = []
+    for start in range(0, len(prompts), 6):
+        answers = server.call("POST", "/encode", {"input_ids": prompts[start : start + 6]})
+        found += [answer["embedding"] for answer in answers]
+    return found
+
+
+@pytest.mark.parametrize(
+    "version", ["0.5.23", *(pytest.param(v, marks=pytest.mark.soak) for v in ("0.5.18", "0.5.21"))]
+)
+def test_embeddings_are_those_of_a_server_without_cache(
+    version: str, models: dict[str, Path], tmp_path: Path
+) -> None:
+    rng = random.Random(5)
+    documents = [random_ids(rng, 230) for _ in range(6)]
+    prompts = [[*documents[i % 6], *random_ids(rng, 9)] for i in range(NUM_PROMPTS)]
+    prompts = [*prompts, *prompts, *prompts]
+    alone = ServerConfig(
+        engine=f"sglang-{version}",
+        model=models["mha"],
+        log=tmp_path / "server.log",
+        cache="none",
+        options=("--is-embedding",),
+    )
+    with SGLangServer(alone) as server:
+        expected = embeddings(server, prompts)
+    settings = write_radixkv_config(tmp_path, memory_bytes=16 << 20)
+    # The device has room for few, so nearly all come out of memory.
+    starved = dataclasses.replace(
+        alone, cache="radixkv", radixkv_config=settings, device_tokens=600
+    )
+    starved = dataclasses.replace(starved, environment={"RADIXKV_TEST_LATE_LOADS": "0.1"})
+    with SGLangServer(starved) as server:
+        found = embeddings(server, prompts)
+        (state,) = server.wait_until_idle()
+
+    assert state["radixkv"]["counters"]["loaded"] > 1000
+    for right, vector in zip(expected, found, strict=True):
+        assert max(abs(a - b) for a, b in zip(right, vector, strict=True)) < TOLERANCE
