@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from prompts import Ids, random_ids
-from sglang_harness import ServerConfig, SGLangServer, write_radixkv_config
+from sglang_harness import ServerConfig, ServerError, SGLangServer, write_radixkv_config
 
 NUM_PROMPTS = 24
 TOLERANCE = 1e-3  # a vector has length 1; what reads KV that is not there is off by some 0.2
@@ -21,6 +21,11 @@ def embeddings(server: SGLangServer, prompts: list[Ids]) -> list[list[float]]:
         answers = server.call("POST", "/encode", {"input_ids": prompts[start : start + 6]})
         found += [answer["embedding"] for answer in answers]
     return found
+
+
+def assert_alike(found: list[list[float]], expected: list[list[float]]) -> None:
+    for vector, right in zip(found, expected, strict=True):
+        assert max(abs(a - b) for a, b in zip(vector, right, strict=True)) < TOLERANCE
 
 
 @pytest.mark.parametrize(
@@ -42,16 +47,25 @@ def test_embeddings_are_those_of_a_server_without_cache(
     )
     with SGLangServer(alone) as server:
         expected = embeddings(server, prompts)
-    settings = write_radixkv_config(tmp_path, memory_bytes=16 << 20)
-    # The device has room for few, so nearly all come out of memory.
-    starved = dataclasses.replace(
-        alone, cache="radixkv", radixkv_config=settings, device_tokens=600
+    fail_a_load = tmp_path / "fail-a-load"
+    starved = dataclasses.replace(  # the device has room for few: nearly all come out of memory
+        alone,
+        cache="radixkv",
+        radixkv_config=write_radixkv_config(tmp_path, memory_bytes=16 << 20),
+        device_tokens=600,
+        environment={
+            "RADIXKV_TEST_LATE_LOADS": "0.1",
+            "RADIXKV_TEST_FAIL_LOAD": str(fail_a_load),
+        },
     )
-    starved = dataclasses.replace(starved, environment={"RADIXKV_TEST_LATE_LOADS": "0.1"})
     with SGLangServer(starved) as server:
         found = embeddings(server, prompts)
         (state,) = server.wait_until_idle()
+        fail_a_load.touch()
+        with pytest.raises(ServerError, match="could not be loaded; send the request again"):
+            embeddings(server, prompts[:1])
+        again = embeddings(server, prompts[:1])
 
     assert state["radixkv"]["counters"]["loaded"] > 1000
-    for right, vector in zip(expected, found, strict=True):
-        assert max(abs(a - b) for a, b in zip(right, vector, strict=True)) < TOLERANCE
+    assert_alike(found, expected)
+    assert_alike(again, expected[:1])
