@@ -62,7 +62,7 @@ def test_embeddings_are_those_of_a_server_without_cache(
     with SGLangServer(starved) as server:
         found = embeddings(server, prompts)
         (state,) = server.wait_until_idle()
-        fail_a_load.touch()
+        fail_a_load.touch()  # before its end is heard of, only who waits for a layer hears of it
         with pytest.raises(ServerError, match="could not be loaded; send the request again"):
             embeddings(server, prompts[:1])
         again = embeddings(server, prompts[:1])

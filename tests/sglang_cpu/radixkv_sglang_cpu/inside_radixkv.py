@@ -17,7 +17,7 @@ from typing import Any
 FAULTS_VARIABLE = "RADIXKV_TEST_FAULTS"
 # A path: while a file is there, the next load that begins takes it away, and fails.
 FAIL_LOAD_VARIABLE = "RADIXKV_TEST_FAIL_LOAD"
-# Seconds by which every load is late.
+# Seconds after which the end of a load is heard of.
 LATE_LOADS_VARIABLE = "RADIXKV_TEST_LATE_LOADS"
 FAULT_PROBABILITY = 0.2
 LONGEST_DELAY_S = 0.05
@@ -94,7 +94,7 @@ def fail_loads_on_demand(kv: Any, request: Path) -> None:
 
 
 def delay_loads(kv: Any, delay_s: float) -> None:
-    """Makes every load late."""
+    """The end of every load is heard of late; its layers are there, or fail, as soon as ever."""
     from radixkv import Load
 
     load = kv.load
