@@ -1,7 +1,7 @@
 """How much does vLLM serve in a second: with radixkv, with its own offloading, with neither?
 
     python benchmarks/vllm_load.py              # on a machine with a GPU and vLLM
-    python benchmarks/vllm_load.py --loads no-reuse steps
+    python benchmarks/vllm_load.py --loads no-reuse --peers none
 
 Two closed loads (a user asks again as soon as the last answer is there), and one that is full:
 
@@ -230,6 +230,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_options(parser, COMPARED)
     parser.add_argument("--loads", nargs="+", choices=LOADS, default=LOADS, help="(all)")
+    parser.add_argument(
+        "--peers", nargs="+", choices=COMPARED[1:], default=COMPARED[1:], help="(all)"
+    )
     parser.add_argument("--eager", action="store_true", help="without CUDA graphs")
     options = parser.parse_args()
     only = options.only
@@ -238,15 +241,16 @@ def main() -> None:
         setup = Setup(DEVICE_TOKENS, has_disk=False, has_graphs=not options.eager)
         run_alone(only, setup, lambda engine: Bench(engine, num_rounds).run())
         return
-    with measured_in_turns(COMPARED, options.minutes) as values:
+    with measured_in_turns(("radixkv", *options.peers), options.minutes) as values:
         for name, ours in values["radixkv"].items():
             order = ("native", "none") if name.startswith("reuse") else ("none", "native")
+            peers = [peer for peer in order if peer in options.peers]
             unit = name.rpartition("_")[2]
             emit_beside(
                 f"load.vllm.{name}",
                 ours,
                 "1/s" if unit == "s" else unit,
-                {peer: values[peer].get(name, []) for peer in order},
+                {peer: values[peer].get(name, []) for peer in peers},
             )
 
 

@@ -318,6 +318,39 @@ def test_a_slot_on_the_device_that_the_engine_has_not_fails_its_transfer_alone()
     pair.assert_equal()
 
 
+@both_ways
+def test_the_engines_own_copies_get_in_between_those_of_a_long_transfer(direction):
+    """A token is on the host, and a step's input on the GPU, before half a gigabyte is through."""
+    num_tokens, row_bytes, chunk_tokens = 40_960, 2048, 64
+    memory = torch.empty((2 * NUM_LAYERS, num_tokens, row_bytes), dtype=torch.uint8, device="cuda")
+    addresses = np.array([row.data_ptr() for row in memory], np.uint64)
+    strides = np.full(len(memory), row_bytes)
+    layout = _cuda.EngineLayout(addresses, strides, num_slots=num_tokens, row_bytes=row_bytes)
+    chunks = torch.empty(memory.numel(), dtype=torch.uint8, pin_memory=True)
+    chunk_bytes = chunk_tokens * len(memory) * row_bytes
+    at = np.arange(chunks.data_ptr(), chunks.data_ptr() + len(chunks), chunk_bytes, np.uint64)
+    full = np.full(len(at), chunk_tokens, np.int32)
+    transfer = _cuda.CudaTransfer(layout, path=_cuda.Path.STAGED)
+    engines, forward = torch.cuda.Stream(), torch.cuda.Stream()
+    on_device = torch.zeros(8, dtype=torch.int64, device="cuda")
+    on_host = torch.zeros(8, dtype=torch.int64, pin_memory=True)
+    torch.cuda.synchronize()
+
+    is_load = direction == _cuda.Direction.LOAD
+    move = transfer.load if is_load else transfer.store
+    ticket = move(at, full, 0 * full, full, np.arange(num_tokens), forward.cuda_stream)
+    transfer.path(ticket)  # all of it is queued
+    with torch.cuda.stream(engines):
+        if is_load:
+            on_device.copy_(on_host, non_blocking=True)
+        else:
+            on_host.copy_(on_device, non_blocking=True)
+    engines.synchronize()
+
+    assert not transfer.is_done(ticket)
+    transfer.wait(ticket)
+
+
 @every_path
 @both_ways
 def test_nothing_waits_and_too_much_in_flight_is_turned_away(path, direction):

@@ -17,8 +17,8 @@ CudaTransfer::CudaTransfer(EngineLayout layout, const CudaOptions& options)
   if (lane.max_blocks < 1 || lane.sort_blocks < 1) {
     refuse("max_blocks, sort_blocks: expected at least 1");
   }
-  if (lane.slab_bytes < 1 || lane.num_slabs < 1) {
-    refuse("slab_bytes, num_slabs: expected at least 1");
+  if (lane.slab_bytes < 1 || lane.num_slabs < 1 || lane.pause_bytes < 1) {
+    refuse("slab_bytes, num_slabs, pause_bytes: expected at least 1");
   }
   if (lane.max_in_flight < 1 || lane.max_tokens < 1) {
     refuse("max_in_flight, max_tokens: expected at least 1");

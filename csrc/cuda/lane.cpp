@@ -20,6 +20,7 @@ Lane::Lane(const DeviceEngine& engine, Direction direction, const LaneOptions& o
       choose_(std::move(choose)),
       slots_(make_pinned_array<std::int64_t>(static_cast<std::size_t>(options.max_tokens))),
       slots_read_(Event::Waiting::kSleep),
+      pauses_(options.pause_bytes),
       ring_(options.max_tokens),
       slab_memory_(make_device_array<std::byte>(
           static_cast<std::size_t>(options.slab_bytes * options.num_slabs))),

@@ -31,6 +31,7 @@
 #include "cuda/copy_batch.h"
 #include "cuda/copy_plan.h"
 #include "cuda/device_engine.h"
+#include "cuda/pauses.h"
 #include "cuda/progress.h"
 #include "cuda/token_ring.h"
 
@@ -50,6 +51,7 @@ struct LaneOptions {
   int sort_blocks = 128;
   std::int64_t slab_bytes = std::int64_t{32} << 20;  // larger ones take fewer calls of the driver
   int num_slabs = 3;
+  std::int64_t pause_bytes = std::int64_t{64} << 20;  // 1.2 ms of the bus; a pause costs 1 % of it
   int max_in_flight = 32;
   std::int64_t max_tokens = 262144;  // in flight together, and at most in one transfer
 };
@@ -142,6 +144,7 @@ class Lane {
   Stream slots_stream_;
   PinnedArray<std::int64_t> slots_;  // of the transfer that is being queued
   Event slots_read_, sorted_;
+  Pauses pauses_;
   TokenRing ring_;  // its room is handed out under mutex_
   DeviceArray<std::byte> slab_memory_;
   std::vector<Slab> slabs_;

@@ -137,6 +137,8 @@ void Lane::move_part(const Transfer& transfer, const Part& part, const RowGroup&
   QueuedPart& queued = next_part();
 
   const auto copy = [&] {
+    const std::int64_t num_bytes = part.num_tokens * (rows.end - rows.begin) * engine_.row_bytes();
+    pauses_.before_copy(num_bytes, copy_stream_.get());
     add_slab_runs(transfer.params, part, rows, slab.data, direction_, &batch_);
     queued.num_copies = batch_.submit(copy_stream_.get());
     num_queued_copies_ += queued.num_copies;

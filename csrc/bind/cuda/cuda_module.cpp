@@ -153,16 +153,17 @@ void bind_transfer(py::module_& module) {
                            "Moves KV between pinned chunks and engine memory on one GPU.")
       .def(py::init([](const EngineLayout& layout, int device, std::optional<Path> path,
                        int max_blocks, int sort_blocks, std::int64_t slab_bytes, int num_slabs,
-                       int max_in_flight, std::int64_t max_tokens) {
-             const CudaOptions options{
-                 device,
-                 path,
-                 {max_blocks, sort_blocks, slab_bytes, num_slabs, max_in_flight, max_tokens}};
+                       std::int64_t pause_bytes, int max_in_flight, std::int64_t max_tokens) {
+             const CudaOptions options{device,
+                                       path,
+                                       {max_blocks, sort_blocks, slab_bytes, num_slabs, pause_bytes,
+                                        max_in_flight, max_tokens}};
              return std::make_unique<CudaTransfer>(layout, options);
            }),
            "layout"_a, py::kw_only(), "device"_a = 0, "path"_a = py::none(), "max_blocks"_a = 4,
            "sort_blocks"_a = 128, "slab_bytes"_a = 32 << 20, "num_slabs"_a = 3,
-           "max_in_flight"_a = 32, "max_tokens"_a = 262144, py::call_guard<Unlock>())
+           "pause_bytes"_a = 64 << 20, "max_in_flight"_a = 32, "max_tokens"_a = 262144,
+           py::call_guard<Unlock>())
       .def("load", &submit<Direction::kLoad>, "chunks"_a.noconvert(),
            "chunk_num_tokens"_a.noconvert(), "first"_a.noconvert(), "count"_a.noconvert(),
            "slots"_a.noconvert(), "engine_stream"_a)
