@@ -2,9 +2,9 @@
 //
 // The copy engine serves one stream for as long as that has copies ready: beside 2 GiB that were
 // queued without a pause, the tokens of a decode step took 37 ms to the host of an H200, and so did
-// the inputs of the next one the other way. It turns to the next stream when it has to wait. An
-// event alone is not waited for: the driver sees that nothing lies between. A word that another
-// stream writes is.
+// the inputs of the next one the other way. It turns to the next stream when it has to wait. Events
+// alone changed nothing there, perhaps since the driver sees that nothing lies between them; with a
+// word that the other stream writes between them it does wait.
 //
 //   copy stream    64 MiB … |record|              |hold| 64 MiB …
 //   other stream            |hold  | write |record|
