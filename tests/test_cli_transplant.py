@@ -96,7 +96,7 @@ def test_a_prefix_and_what_begins_with_it_can_be_exported_alone(tmp_path, folder
     assert done("export", folder, tmp_path / "kv", "--prefix-tokens", "7,8")["num_chunks"] == 0
 
 
-@pytest.mark.parametrize("ids", ["abc", "1.5", "-1", "1,,2", "99999999999", "@absent", "@"])
+@pytest.mark.parametrize("ids", ["", "abc", "1.5", "-1", "1,,2", "99999999999", "@absent", "@"])
 def test_what_is_no_prefix_is_not_exported_as_another(tmp_path, folder, ids):
     result = run("export", folder, tmp_path / "kv", "--prefix-tokens", ids)
 
@@ -117,6 +117,7 @@ def test_what_a_folder_cannot_be_told_from_it_is_asked_for(tmp_path, folder):
 
     assert "--size" in run("import", file, tmp_path / "there").output
     assert "no such namespace" in run("export", folder, file, "--namespace", "zz").output
+    assert "beginning of a digest" in run("export", folder, file, "--namespace", "").output
     file.write_bytes(file.read_bytes()[:-9])
     assert "it was cut" in run("import", file, tmp_path / "there", "--size", "64MiB").output
     assert not (tmp_path / "there").exists()

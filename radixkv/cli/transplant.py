@@ -48,12 +48,11 @@ _SPARE_CHUNKS = 16
 @click.option(
     "--prefix-tokens",
     metavar="IDS",
-    default="",
     help="Only what begins with these tokens: 1,2,3 or @FILE with such numbers.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Say what was done as JSON.")
 def export_command(
-    folder: Path, file: Path, namespace: str | None, prefix_tokens: str, as_json: bool
+    folder: Path, file: Path, namespace: str | None, prefix_tokens: str | None, as_json: bool
 ) -> None:
     """Write the chunks of the disk tier in FOLDER, tokens and bytes, to FILE.
 
@@ -66,6 +65,8 @@ def export_command(
     radixkv export /var/lib/radixkv kv.chunks --prefix-tokens @system-prompt.json
     """
     tokens = _parse_tokens(prefix_tokens)
+    if namespace == "":
+        raise click.BadParameter("expected the beginning of a digest", param_hint="--namespace")
     try:
         files = inspect_folder(folder)
         done = _export(files, file, namespace, tokens)
@@ -104,13 +105,15 @@ def import_command(file: Path, folder: Path, size: str | None, as_json: bool) ->
     _say_what_was_cut(config, forms[0], longest)
 
 
-def _parse_tokens(option: str) -> NDArray[np.uint32]:
-    """ "1,2,3", or a file with that or a JSON list of them. Nothing else is a prefix: what was
-    misread would be exported as another one, or as everything."""
+def _parse_tokens(option: str | None) -> NDArray[np.uint32]:
+    """ "1,2,3", or a file with that or a JSON list of them. Nothing else is a prefix, an empty text
+    neither: what was misread would be exported as another one, or as everything."""
+    if option is None:
+        return np.empty(0, np.uint32)
     try:
         text = Path(option[1:]).read_text() if option.startswith("@") else option
         words = re.split(r"\s*,\s*|\s+", text.strip().removeprefix("[").removesuffix("]").strip())
-        return np.array([int(word) for word in words if option], np.uint32)
+        return np.array([int(word) for word in words], np.uint32)
     except (OSError, ValueError, OverflowError) as error:
         raise click.BadParameter(
             f"expected token ids such as 1,2,3 or @FILE with such numbers ({error})",
