@@ -67,5 +67,6 @@ def test_what_is_wrong_is_said_in_one_line(trace, tmp_path):
         assert "expected at most 1024TiB or 10000%" in run(trace, "--memory", size).output
     assert "No such file" in run(trace, "--memory", "10%", "--csv", tmp_path / "no/rows").output
     assert "no config.json there" in run(trace, "--model", tmp_path).output
+    assert "expected a --model" in run(trace, "--dtype", "fp8_e4m3").output
     (tmp_path / "bad.jsonl").write_bytes(b"\x1f\x8b")
     assert "expected JSON lines in UTF-8" in run(tmp_path / "bad.jsonl").output

@@ -178,6 +178,8 @@ def replay_command(
     radixkv replay conversation.jsonl --policy reuse --policy lru --memory 10%
     radixkv replay agents/ --tokenizer tokenizer.json --csv rows.csv --plot rates.svg
     """
+    if dtype is not None and model is None:
+        raise click.BadOptionUsage("dtype", "--dtype: expected a --model whose KV is of that type")
     layout = DEFAULT_LAYOUT if model is None else read_model(model, dtype)[1]
     console = Console(stderr=True)
     rows: list[Row] = []
