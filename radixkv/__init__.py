@@ -1,5 +1,6 @@
 """radixkv: KV caches outside the GPU, found by a radix tree over token ids."""
 
+from radixkv import _built as _built
 from radixkv.cache import KVCache
 from radixkv.commands import (
     Clear,

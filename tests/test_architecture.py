@@ -21,7 +21,7 @@ MAX_LINES = 500
 # A module may import from floors below its own, and those of the ground floor from each other.
 FLOORS = (
     {
-        *("errors", "units", "settings", "config", "forks"),
+        *("_built", "errors", "units", "settings", "config", "forks"),
         *("namespace", "layout", "commands", "ticks", "group", "metrics", "numa", "host_memory"),
         *("remote_url", "counters", "pause", "ledger", "status", "subtree", "write_policy"),
     },
@@ -163,6 +163,21 @@ def test_the_library_needs_no_engine():
     )
 
     assert done.returncode == 0, done.stderr
+
+
+def test_a_checkout_that_was_not_built_says_so(tmp_path):
+    for file in package_files("radixkv"):
+        copy = tmp_path / relative(file)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(file.read_bytes())
+
+    # -S: without what makes an editable installation's native part known.
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", "import radixkv"], cwd=tmp_path, capture_output=True, text=True
+    )
+
+    assert done.stderr.splitlines()[-1].startswith(f"ImportError: radixkv in {tmp_path}/radixkv")
+    assert "start Python in another folder" in done.stderr
 
 
 def test_public_names_are_what_is_visible():
