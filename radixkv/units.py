@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 KIB = 1 << 10
@@ -60,6 +61,8 @@ def _parse(text: str, units: dict[str, float] | dict[str, int]) -> float:
     if match is None:
         raise ValueError(f"not a number with a unit ({', '.join(units)}): {text!r}")
     number, unit = float(match[1]), match[2]
+    if math.isinf(number * max(units.values())):
+        raise ValueError(f"too large a number: one of {len(match[1])} digits")
     if unit in units:
         return number * units[unit]
     if number == 0 and not unit:

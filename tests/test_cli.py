@@ -167,7 +167,7 @@ def test_calc_says_what_it_cannot_read(tmp_path, config, message):
     assert message in result.output
 
 
-@pytest.mark.parametrize("content", [b"[1]", b"{", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"[1]", b"{", b"\xff\xfe", b"[" * 100_000], ids=len)
 def test_calc_says_what_is_no_config(tmp_path, content):
     (tmp_path / "config.json").write_bytes(content)
 

@@ -27,6 +27,12 @@ def test_what_is_no_size_is_refused(text):
         parse_size(text)
 
 
+@pytest.mark.parametrize("digits", [300, 400])
+def test_a_number_without_end_is_no_size(digits):
+    with pytest.raises(ValueError, match="too large a number"):
+        parse_size("9" * digits + "TiB")
+
+
 @pytest.mark.parametrize("num_bytes", [0, 1, 1023, 1 << 10, 3 << 29, (5 << 40) + 1])
 def test_sizes_survive_writing_and_reading(num_bytes):
     assert parse_size(format_size(num_bytes)) == num_bytes

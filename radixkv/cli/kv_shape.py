@@ -56,7 +56,10 @@ def read_config(model: str) -> dict[str, Any]:
         path = path / "config.json"
     if not path.is_file():
         path = _in_model_cache(model) or path
-    config = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("nested too deep") from None
     if not isinstance(config, dict):
         raise ValueError(f"expected an object, got {type(config).__name__}")
     return config
