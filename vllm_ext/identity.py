@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import os
 import platform
 import time
@@ -53,6 +54,23 @@ class Origin:
         return tuple(key for key in keys if key is not None) or None
 
 
+@dataclass(slots=True)
+class _Adapter:
+    """A LoRA adapter as it lay where vLLM reads it when it was first asked for.
+
+    Attributes:
+        name: What its KV is known by.
+        weights: What lay there; empty where that could not be told.
+        changed_s: When anything was last changed there; infinite where nothing was to be seen.
+        is_sure: Whether vLLM cannot have read other weights since.
+    """
+
+    name: str
+    weights: str
+    changed_s: float
+    is_sure: bool = True
+
+
 class Namespaces:
     """The trees of one engine, by what requests bring along.
 
@@ -68,7 +86,7 @@ class Namespaces:
         self._planner = planner
         self._bases = list(bases)
         self._began_s = time.time()
-        self._loras: dict[tuple[str, int, str], str] = {}
+        self._adapters: dict[tuple[str, int, str], _Adapter] = {}
         self._trees: dict[tuple[str, str], tuple[int, ...]] = {}  # those of late are last
         self._origins: dict[int, Origin] = {}
         self._remember(("", ""), self._make_trees("", "", None, None))
@@ -118,15 +136,20 @@ class Namespaces:
         return tuple(trees)
 
     def _lora_of(self, lora: Any) -> str | None:
-        """Names an adapter by its weights; empty without one, None where they may change."""
+        """Names an adapter by its weights; empty without one, None where they may be other ones
+        than they were: vLLM drops adapters that it has no room for, and reads them again.
+        """
         if lora is None:
             return ""
         if getattr(lora, "load_inplace", False):
             return None
         key = (lora.lora_name, lora.lora_int_id, lora.lora_path)
-        if key not in self._loras:
-            self._loras[key] = _adapter_identity(lora.lora_path, self._began_s)
-        return self._loras[key]
+        adapter = self._adapters.get(key)
+        if adapter is None:
+            adapter = self._adapters[key] = _read_adapter(lora.lora_path, self._began_s)
+        else:
+            _look_again(adapter, lora.lora_path)
+        return adapter.name if adapter.is_sure else None
 
 
 def engine_namespaces(
@@ -211,19 +234,47 @@ def _processor() -> str:
     return platform.machine()
 
 
-def _adapter_identity(path: str, unchanged_since_s: float) -> str:
-    """Reads an adapter where it lies. vLLM read it some time before, and does not say when: where
-    anything lies there only since the engine began, it may be another one than what vLLM read.
+def _read_adapter(path: str, began_s: float) -> _Adapter:
+    """vLLM read it some time before, and does not say when: where anything was changed since the
+    engine began, it may be another one than what vLLM read.
+    """
+    changed_s = _last_change_s(path)
+    weights = _adapter_weights(path)
+    is_what_vllm_read = weights and changed_s < began_s
+    return _Adapter(weights if is_what_vllm_read else _nonce(), weights, changed_s)
+
+
+def _look_again(adapter: _Adapter, path: str) -> None:
+    """See whether there are still the same weights."""
+    changed_s = _last_change_s(path)
+    if changed_s in (adapter.changed_s, math.inf):  # what is not there cannot be read
+        return
+    weights = _adapter_weights(path)
+    if math.isfinite(adapter.changed_s):
+        adapter.is_sure = adapter.is_sure and bool(weights) and weights == adapter.weights
+    adapter.weights, adapter.changed_s = weights, changed_s
+
+
+def _adapter_weights(path: str) -> str:
+    """Names what lies there; empty where that cannot be told."""
+    try:
+        folder = Path(find_model(path))
+        files = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin"))
+        config = (folder / "adapter_config.json").read_text()
+        return " ".join(model_identity(file, {"adapter": config}) for file in files)
+    except (OSError, ValueError, ImportError):
+        return ""
+
+
+def _last_change_s(path: str) -> float:
+    """When an adapter's files were last written, moved or renamed; infinite where there are none
+    to be seen.
     """
     try:
         folder = Path(find_model(path))
-        if max(map(_changed_s, [Path(path), folder, *folder.iterdir()])) >= unchanged_since_s:
-            return _nonce()
-        files = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin"))
-        config = (folder / "adapter_config.json").read_text()
-        return " ".join(model_identity(file, {"adapter": config}) for file in files) or _nonce()
+        return max(map(_changed_s, [Path(path), folder, *folder.iterdir()]))
     except (OSError, ValueError, ImportError):
-        return _nonce()
+        return math.inf
 
 
 def _changed_s(path: Path) -> float:

@@ -92,6 +92,20 @@ class RequestState:
             self.reads = self.writes = False
         self.tokens.extend(self.request.all_token_ids[len(self.tokens) :])
 
+    def hit_sources(self, num_external_tokens: int) -> dict[str, int]:
+        """Of the tokens that are loaded beyond what the device has, which tier had them, in the
+        names of vLLM's `CacheHitSource`: it has none for a remote server.
+        """
+        first, last = self.local_tokens, self.local_tokens + num_external_tokens
+        memory_end = min(max(first, min(group.memory_end for group in self.groups)), last)
+        disk_end = min(max(memory_end, min(group.disk_end for group in self.groups)), last)
+        found = {
+            "host": memory_end - first,
+            "disk": disk_end - memory_end,
+            "external_unspecified": last - disk_end,
+        }
+        return {source: count for source, count in found.items() if count}
+
     @property
     def is_running(self) -> bool:
         """Whether it is in the batch, so that its blocks are those of the last plan."""

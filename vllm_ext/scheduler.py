@@ -133,6 +133,8 @@ class SchedulerSide:
         if state is None:
             return 0, False
         state.take_in_tokens()
+        if self._namespaces.trees_of(request) is None:  # its adapter changed while it waited
+            state.reads = state.writes = False
         if not state.reads or num_local % self._block_tokens:
             return 0, False
         state.joins_at_once = self._joins_at_once(state)
@@ -168,19 +170,8 @@ class SchedulerSide:
             self._blocks.overwrite(ids, first)
 
     def hit_sources(self, request: Any, num_external_tokens: int) -> dict[str, int]:
-        """Of the tokens that are loaded, which tier had them when the request came, in the names
-        of vLLM's `CacheHitSource`: it has none for a remote server.
-        """
-        state = self._requests[request.request_id]
-        first, last = state.local_tokens, state.local_tokens + num_external_tokens
-        memory_end = min(max(first, min(group.memory_end for group in state.groups)), last)
-        disk_end = min(max(memory_end, min(group.disk_end for group in state.groups)), last)
-        found = {
-            "host": memory_end - first,
-            "disk": disk_end - memory_end,
-            "external_unspecified": last - disk_end,
-        }
-        return {source: count for source, count in found.items() if count}
+        """Of the tokens that are loaded, which tier had them when the request came."""
+        return self._requests[request.request_id].hit_sources(num_external_tokens)
 
     def _open(self, request: Any) -> RequestState | None:
         """The state of a request; None where its token ids do not say what its KV is."""

@@ -156,6 +156,61 @@ def test_an_adapter_that_lies_where_another_was_loaded_from(
     assert found == [False, True, False, False, True]
 
 
+@pytest.mark.parametrize("waits", [False, True], ids=["asked later", "waiting meanwhile"])
+def test_an_adapter_that_vllm_drops_and_reads_again_where_another_lies_by_then(
+    host: VllmHost, models: dict[str, Path], prompt: Ids, tmp_path: Path, waits: bool
+) -> None:
+    old, new, other = (str(write_adapter(tmp_path / name, seed)) for seed, name in enumerate("abc"))
+    place = str(tmp_path / "place")
+    shutil.copytree(old, place)
+    another_prompt = prompt[::-1]
+    engine = {"enable_lora": True, "max_loras": 1, "max_cpu_loras": 1}
+    host.start(models["mha"], **engine)
+    wanted = answer_of(host, prompt, adapter=new)["ids"]
+    wanted_of_old = answer_of(host, another_prompt, adapter=old)["ids"]
+    host.start(models["mha"], connector(disk=tmp_path / "kv"), **engine)
+    ask(host, prompt, adapter=place)
+    host.settle()
+    host.reset_prefix_cache()
+
+    host.submit(request_id="other", prompt=prompt, max_tokens=MAX_NEW_TOKENS, adapter=other)
+    host.step()
+    if waits:
+        host.submit(request_id="waits", prompt=prompt, max_tokens=MAX_NEW_TOKENS, adapter=place)
+        host.step()
+    shutil.copytree(new, place, dirs_exist_ok=True)
+    while host.step():
+        pass
+    answers = [host.take_finished()["waits"]] if waits else []
+    answers += [ask(host, prompt, adapter=place) for _ in range(2)]
+    ask(host, another_prompt, adapter=place)
+    host.settle()
+    shutil.copytree(old, place, dirs_exist_ok=True)
+    host.start(models["mha"], connector(disk=tmp_path / "kv"), **engine)
+    of_old = ask(host, another_prompt, adapter=place)
+
+    assert [answer["ids"] for answer in answers] == [wanted] * len(answers)
+    assert not any(answer["cached_tokens"] for answer in answers)
+    assert (of_old["ids"], of_old["cached_tokens"]) == (wanted_of_old, 0)
+    assert ask(host, prompt, adapter=place)["cached_tokens"] > 0
+
+
+def test_an_adapter_whose_files_are_written_again_as_they_were(
+    host: VllmHost, models: dict[str, Path], prompt: Ids, tmp_path: Path
+) -> None:
+    adapter = write_adapter(tmp_path / "adapter")
+    host.start(models["mha"], connector(), enable_lora=True)
+    first = ask(host, prompt, adapter=str(adapter))
+
+    for file in list(adapter.iterdir()):
+        shutil.copy(file, tmp_path / "copy")
+        (tmp_path / "copy").replace(file)
+    again = ask(host, prompt, adapter=str(adapter))
+
+    assert again["ids"] == first["ids"]
+    assert again["cached_tokens"] > 0
+
+
 def test_the_same_weights_under_another_configuration_find_nothing(
     host: VllmHost, models: dict[str, Path], prompt: Ids, tmp_path: Path
 ) -> None:
