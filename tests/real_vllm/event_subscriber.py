@@ -12,31 +12,34 @@ import zmq
 from conversations import Ids
 
 TIMEOUT_S = 20.0
+INTERVAL_S = 0.05
 MEDIA = ("CPU", "STORAGE")
 
 
 class EventSubscriber:
     """Knows what every event so far has said of memory and disk.
 
+    Has them replayed: what vLLM publishes before it knows of a subscription reaches nobody.
+
     Args:
-        endpoint: Where vLLM publishes.
+        endpoint: Where vLLM replays what it has published.
     """
 
     def __init__(self, endpoint: str) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = self._context.socket(zmq.SUB)
+        self._socket = self._context.socket(zmq.DEALER)
         self._socket.connect(endpoint)
-        self._socket.subscribe(b"")
+        self._next_batch = 0
         self._blocks: dict[tuple[str, int], tuple[int | None, list[Any] | None, Ids]] = {}
 
     def await_that(self, is_so: Callable[[], bool]) -> bool:
         """Hear events until something holds; False where it never does."""
         deadline = time.monotonic() + TIMEOUT_S
         while not is_so():
-            left_ms = round((deadline - time.monotonic()) * 1e3)
-            if left_ms <= 0 or not self._socket.poll(left_ms):
+            if time.monotonic() > deadline:
                 return False
-            self._hear(msgpack.unpackb(self._socket.recv_multipart()[2])[1])
+            time.sleep(INTERVAL_S)
+            self._catch_up(deadline)
         return True
 
     def prompts(self, *media: str, extra_keys: list[Any] | None = None) -> set[tuple[int, ...]]:
@@ -49,6 +52,16 @@ class EventSubscriber:
                 if parent in found and (parent is not None or extra == extra_keys):
                     found[key[1]] = found[parent] + tokens
         return {tuple(tokens) for parent, tokens in found.items() if parent is not None}
+
+    def _catch_up(self, deadline: float) -> None:
+        self._socket.send_multipart([b"", self._next_batch.to_bytes(8, "big")])
+        while self._socket.poll(max(0, round((deadline - time.monotonic()) * 1e3))):
+            *_, number, batch = self._socket.recv_multipart()
+            if not batch:  # the end of the replay
+                return
+            assert int.from_bytes(number, "big") == self._next_batch
+            self._next_batch += 1
+            self._hear(msgpack.unpackb(batch)[1])
 
     def _hear(self, events: list[dict[str, Any]]) -> None:
         for event in events:

@@ -66,7 +66,11 @@ class Host:
         self.stop()
         _schedule_ahead((engine or {}).get("async_scheduling", False))
         transfer = None if connector is None else KVTransferConfig(**connector)
-        told = None if events_endpoint is None else KVEventsConfig(True, "zmq", events_endpoint)
+        told = None
+        if events_endpoint is not None:
+            told = KVEventsConfig(
+                True, "zmq", f"{events_endpoint}-live", replay_endpoint=events_endpoint
+            )
         defaults = {"dtype": "float32", "block_size": 32, "max_model_len": 1024, "max_num_seqs": 8}
         self.llm = LLM(
             model=model,
