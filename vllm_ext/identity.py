@@ -9,6 +9,7 @@ import os
 import platform
 import time
 import uuid
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from vllm_ext.settings import EngineSettings
 logger = logging.getLogger(__name__)
 
 _MOST_TREES = 4096  # that are remembered by name
+_ALL = array("I")  # begins with no token
 
 # Settings that change the KV of given tokens, or how a block holds it.
 _MODEL = ("dtype", "quantization", "hf_overrides", "revision", "code_revision")
@@ -59,12 +61,14 @@ class _Adapter:
     """A LoRA adapter as it lay where vLLM reads it when it was first asked for.
 
     Attributes:
+        path: Where.
         name: What its KV is known by.
         weights: What lay there; empty where that could not be told.
         changed_s: When anything was last changed there; infinite where nothing was to be seen.
         is_sure: Whether vLLM cannot have read other weights since.
     """
 
+    path: str
     name: str
     weights: str
     changed_s: float
@@ -86,7 +90,7 @@ class Namespaces:
         self._planner = planner
         self._bases = list(bases)
         self._began_s = time.time()
-        self._adapters: dict[tuple[str, int, str], _Adapter] = {}
+        self._adapters: dict[int, _Adapter] = {}  # by the numbers that vLLM knows them by
         self._trees: dict[tuple[str, str], tuple[int, ...]] = {}  # those of late are last
         self._origins: dict[int, Origin] = {}
         self._remember(("", ""), self._make_trees("", "", None, None))
@@ -141,15 +145,27 @@ class Namespaces:
         """
         if lora is None:
             return ""
-        if getattr(lora, "load_inplace", False):
-            return None
-        key = (lora.lora_name, lora.lora_int_id, lora.lora_path)
-        adapter = self._adapters.get(key)
+        adapter = self._adapters.get(lora.lora_int_id)
         if adapter is None:
-            adapter = self._adapters[key] = _read_adapter(lora.lora_path, self._began_s)
+            adapter = _read_adapter(lora.lora_path, self._began_s)
+            self._adapters[lora.lora_int_id] = adapter
+        if getattr(lora, "load_inplace", False) or lora.lora_path != adapter.path:
+            self._forget(adapter)
         else:
-            _look_again(adapter, lora.lora_path)
+            _look_again(adapter)
         return adapter.name if adapter.is_sure else None
+
+    def _forget(self, adapter: _Adapter) -> None:
+        """Its number stands for other weights, since nobody knows when: what was stored of late may
+        have been computed with them.
+        """
+        if not adapter.is_sure:
+            return
+        adapter.is_sure = False
+        for (lora, _), trees in self._trees.items():
+            if lora == adapter.name:
+                for tree in trees:
+                    self._planner.drop(_ALL, tree)
 
 
 def engine_namespaces(
@@ -241,15 +257,15 @@ def _read_adapter(path: str, began_s: float) -> _Adapter:
     changed_s = _last_change_s(path)
     weights = _adapter_weights(path)
     is_what_vllm_read = weights and changed_s < began_s
-    return _Adapter(weights if is_what_vllm_read else _nonce(), weights, changed_s)
+    return _Adapter(path, weights if is_what_vllm_read else _nonce(), weights, changed_s)
 
 
-def _look_again(adapter: _Adapter, path: str) -> None:
+def _look_again(adapter: _Adapter) -> None:
     """See whether there are still the same weights."""
-    changed_s = _last_change_s(path)
+    changed_s = _last_change_s(adapter.path)
     if changed_s in (adapter.changed_s, math.inf):  # what is not there cannot be read
         return
-    weights = _adapter_weights(path)
+    weights = _adapter_weights(adapter.path)
     if math.isfinite(adapter.changed_s):
         adapter.is_sure = adapter.is_sure and bool(weights) and weights == adapter.weights
     adapter.weights, adapter.changed_s = weights, changed_s

@@ -184,3 +184,9 @@ def request_key(request: Any) -> str:
     """What a request shares with its like only; empty for all that name nothing."""
     salt = getattr(request, "cache_salt", None)
     return "" if salt is None else json.dumps(["cache_salt", salt])
+
+
+def shares_adapter(one: Any, other: Any) -> bool:
+    """Whether vLLM computes two requests with one LoRA adapter: it goes by the adapter's number."""
+    one, other = getattr(one, "lora_request", None), getattr(other, "lora_request", None)
+    return one is not None and other is not None and one.lora_int_id == other.lora_int_id

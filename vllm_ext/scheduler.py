@@ -43,7 +43,7 @@ from vllm_ext.identity import Namespaces, engine_namespaces
 from vllm_ext.kv_events import TierEvents
 from vllm_ext.layout import block_slots, blocks_between, slots_in
 from vllm_ext.metadata import IDLE, QUIET, Outcome, StepPlan, WorkerReport, join
-from vllm_ext.requests import GroupState, RequestState, tokens_of, wishes_of
+from vllm_ext.requests import GroupState, RequestState, shares_adapter, tokens_of, wishes_of
 from vllm_ext.settings import EngineSettings
 from vllm_ext.watch import Watch
 
@@ -133,8 +133,7 @@ class SchedulerSide:
         if state is None:
             return 0, False
         state.take_in_tokens()
-        if self._namespaces.trees_of(request) is None:  # its adapter changed while it waited
-            state.reads = state.writes = False
+        self._trees_of(request)  # its adapter may have changed while it waited
         if not state.reads or num_local % self._block_tokens:
             return 0, False
         state.joins_at_once = self._joins_at_once(state)
@@ -179,7 +178,7 @@ class SchedulerSide:
         if state is not None:
             return state
         tokens = tokens_of(request)
-        trees = None if tokens is None else self._namespaces.trees_of(request)
+        trees = None if tokens is None else self._trees_of(request)
         if tokens is None or trees is None:
             return None
         windows = (group.window for group in self._settings.groups)
@@ -193,6 +192,15 @@ class SchedulerSide:
         )
         self._requests[request.request_id] = state
         return state
+
+    def _trees_of(self, request: Any) -> tuple[int, ...] | None:
+        """A request's trees; without any, what runs with the same adapter is stored no more."""
+        trees = self._namespaces.trees_of(request)
+        if trees is None:
+            for state in self._requests.values():
+                if shares_adapter(state.request, request):
+                    state.reads = state.writes = False
+        return trees
 
     def _matchable(self, state: RequestState) -> int:
         """At least one token is left to compute: it gives the next one. Two where "auto" lets the

@@ -51,6 +51,7 @@ class Host:
         self.finished: dict[str, dict[str, Any]] = {}
         self.adapters: dict[str, int] = {}
         self.first_adapter = 1
+        self.replaced: set[str] = set()  # adapters that were read in place of others
         self.release: Callable[[], None] = lambda: None  # what `hold` holds back
 
     # --- its life
@@ -134,7 +135,10 @@ class Host:
             extra_args=extra,
             logprobs=2 if weigh else None,
         )
-        lora = None if adapter is None else LoRARequest(adapter, self._number_of(adapter), adapter)
+        lora = None
+        if adapter is not None:
+            is_replaced = adapter in self.replaced
+            lora = LoRARequest(adapter, self._number_of(adapter), adapter, load_inplace=is_replaced)
         self.llm.llm_engine.add_request(request_id, wanted, params, lora_request=lora)
 
     def step(self, num_steps: int = 1) -> int:
@@ -203,10 +207,17 @@ class Host:
         """Load a LoRA adapter before a request asks for it, as a server does at start."""
         self.llm.llm_engine.add_lora(LoRARequest(adapter, self._number_of(adapter), adapter))
 
+    def replace_adapter(self, adapter: str, by: str) -> None:
+        """Read other weights in place of an adapter's; requests ask for them by their folder."""
+        number = self.adapters[by] = self._number_of(adapter)
+        self.replaced.add(by)
+        self.llm.llm_engine.add_lora(LoRARequest(adapter, number, by, load_inplace=True))
+
     def forget_adapters(self) -> None:
         """From now on adapters are loaded under other numbers, as after they were unloaded."""
         self.first_adapter += len(self.adapters)
         self.adapters.clear()
+        self.replaced.clear()
 
     # --- its insides
 
