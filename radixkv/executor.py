@@ -436,11 +436,11 @@ class Executor:
     def _log_start(self) -> None:
         pool = self._pool_facts
         logger.info(
-            "memory: %s in units of %d bytes, ready after %.2f s, huge pages %s, %s",
+            "memory: %s in units of %d bytes, ready after %.2f s, %s in huge pages, %s",
             approximate_size(self.memory_units * self.unit_bytes),
             self.unit_bytes,
-            pool["prefault_s"],
-            "asked for" if pool["hugepages"] else "off",
+            pool["ready_s"],
+            approximate_size(pool["huge_bytes"]),
             "pinned" if pool["pinned"] else f"not pinned: {pool['pin_reason']}",
         )
 

@@ -59,10 +59,10 @@ def findings(*arguments: str | Path) -> tuple[dict[str, dict[str, str]], int]:
 def healthy(monkeypatch, tmp_path):
     """A host with room and huge pages, and settings that ask for little."""
     (tmp_path / "meminfo").write_text("MemAvailable:   8388608 kB\n")
-    (tmp_path / "shmem_enabled").write_text("always within_size [advise] never deny force\n")
+    (tmp_path / "enabled").write_text("always [madvise] never\n")
     monkeypatch.setattr(host_memory, "MEMINFO", tmp_path / "meminfo")
     monkeypatch.setattr(host_memory, "usable_memory_bytes", lambda: 16 << 30)
-    monkeypatch.setattr(check_memory, "SHMEM_HUGEPAGES", tmp_path / "shmem_enabled")
+    monkeypatch.setattr(check_memory, "HUGEPAGES", tmp_path / "enabled")
     monkeypatch.setattr(check_disk, "io_uring_error", lambda: "")
     monkeypatch.delenv("RADIXKV_CONFIG", raising=False)
     settings = tmp_path / "radixkv.yaml"
@@ -234,12 +234,12 @@ def test_doctor_is_content_with_a_healthy_host(healthy):
 
 
 def test_doctor_prints_advice_below_a_finding(healthy, tmp_path):
-    (tmp_path / "shmem_enabled").write_text("always within_size advise [never] deny force\n")
+    (tmp_path / "enabled").write_text("always madvise [never]\n")
 
     result = run("doctor", "--config", healthy)
 
     assert result.exit_code == 0
-    assert "→ as root: echo advise" in result.output
+    assert "→ as root: echo madvise" in result.output
 
 
 class FakeDriver:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import subprocess
@@ -11,12 +12,20 @@ import numpy as np
 import pytest
 from dataplane import FakeEngine, chunk, load, slots_from, store
 
+from radixkv.cli.check_memory import HUGEPAGES
 from radixkv.commands import CompletionStatus
 from radixkv.errors import TierError
 from radixkv.executor import Executor
 from radixkv.layout import KVLayout
 
 LAYOUT = KVLayout(2, 2, 64, "uint8")
+
+
+def gives_huge_pages():
+    try:
+        return "[never]" not in HUGEPAGES.read_text()
+    except OSError:
+        return False
 
 
 @pytest.fixture
@@ -35,6 +44,17 @@ def test_memory_is_rounded_down_to_units():
 
 def test_memory_begins_as_zeros(executor):
     assert not any(executor.read_memory(0, 1 << 20))
+
+
+@pytest.mark.skipif(not gives_huge_pages(), reason="the kernel gives no huge pages")
+def test_memory_lies_in_huge_pages_unless_none_are_wanted(caplog):
+    caplog.set_level(logging.INFO, "radixkv")
+
+    Executor(LAYOUT, memory_bytes=64 << 20, pin=False).close()
+    Executor(LAYOUT, memory_bytes=64 << 20, pin=False, hugepages=False).close()
+
+    said = [record.message for record in caplog.records if "huge pages" in record.message]
+    assert [", 0B in huge pages" in message for message in said] == [False, True]
 
 
 def test_memory_that_cannot_be_had_is_a_tier_error():

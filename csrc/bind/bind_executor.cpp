@@ -127,8 +127,8 @@ AtHome<Executor> make_executor(const ExecutorOptions& options,
 Fields pool_facts(const Executor& executor) {
   const PinnedPool& pool = executor.pool();
   return py::dict("pinned"_a = pool.pinned(), "pin_reason"_a = pool.pin_reason(),
-                  "hugepages"_a = pool.hugepages(), "numa_bound"_a = pool.numa_bound(),
-                  "prefault_s"_a = pool.prefault_s(),
+                  "huge_bytes"_a = pool.huge_bytes(), "numa_bound"_a = pool.numa_bound(),
+                  "ready_s"_a = pool.ready_s(),
                   "address"_a = reinterpret_cast<std::uintptr_t>(pool.bytes().data()));
 }
 

@@ -14,6 +14,7 @@
 #include <cstring>
 #include <fstream>
 #include <mutex>
+#include <new>
 #include <string>
 #include <thread>
 #include <vector>
@@ -80,49 +81,52 @@ int default_threads() {
   return static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, 16u));
 }
 
+Mapping map(std::size_t num_bytes) {
+  check_available(num_bytes);
+  try {
+    return Mapping(num_bytes);
+  } catch (const std::bad_alloc&) {
+    fail("mapping", num_bytes, errno);
+  }
+}
+
+// The kernel says it for each mapping: a line with its range, later one with what is huge in it.
+std::size_t count_huge_bytes(std::span<const std::byte> range) {
+  const auto begin = reinterpret_cast<std::uintptr_t>(range.data());
+  std::ifstream smaps("/proc/self/smaps");
+  std::string line;
+  bool is_inside = false;
+  std::size_t found = 0;
+  while (std::getline(smaps, line)) {
+    std::uintptr_t from = 0;
+    std::uintptr_t to = 0;
+    std::size_t kib = 0;
+    if (std::sscanf(line.c_str(), "%lx-%lx ", &from, &to) == 2) {
+      is_inside = from < begin + range.size() && to > begin;
+    } else if (is_inside && std::sscanf(line.c_str(), "AnonHugePages: %zu kB", &kib) == 1) {
+      found += kib * 1024;
+    }
+  }
+  return std::min(found, range.size());
+}
+
 }  // namespace
 
 PinnedPool::PinnedPool(const PoolOptions& options, const PoolProgress& progress)
-    : num_bytes_(static_cast<std::size_t>(options.num_bytes)) {
-  check_available(num_bytes_);
-  map();
-  try {
-    hugepages_ = options.hugepages && madvise(data_, num_bytes_, MADV_HUGEPAGE) == 0;
-    if (options.numa_node >= 0) numa_bound_ = bind_to_node(data_, num_bytes_, options.numa_node);
-    fault_in(options.num_threads > 0 ? options.num_threads : default_threads(), progress);
-    pin_ = options.pin ? std::make_unique<CudaPin>(bytes()) : std::make_unique<CudaPin>();
-  } catch (...) {
-    munmap(data_, num_bytes_);
-    close(fd_);
-    throw;
-  }
-}
-
-PinnedPool::~PinnedPool() {
-  pin_.reset();
-  munmap(data_, num_bytes_);
-  close(fd_);
-}
-
-void PinnedPool::map() {
-  fd_ = memfd_create("radixkv-memory", MFD_CLOEXEC);
-  if (fd_ < 0) fail("memfd_create", num_bytes_, errno);
-  if (ftruncate(fd_, static_cast<off_t>(num_bytes_)) != 0) {
-    const int error = errno;
-    close(fd_);
-    fail("allocation", num_bytes_, error);
-  }
-  void* mapped = mmap(nullptr, num_bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, fd_, 0);
-  if (mapped == MAP_FAILED) {
-    const int error = errno;
-    close(fd_);
-    fail("mapping", num_bytes_, error);
-  }
-  data_ = static_cast<std::byte*>(mapped);
+    : mapping_(map(static_cast<std::size_t>(options.num_bytes))) {
+  const auto started = std::chrono::steady_clock::now();
+  const std::size_t num_bytes = mapping_.size();
+  madvise(data(), num_bytes, MADV_DONTFORK);
+  madvise(data(), num_bytes, MADV_DONTDUMP);
+  if (!options.hugepages) madvise(data(), num_bytes, MADV_NOHUGEPAGE);
+  if (options.numa_node >= 0) numa_bound_ = bind_to_node(data(), num_bytes, options.numa_node);
+  fault_in(options.num_threads > 0 ? options.num_threads : default_threads(), progress);
+  pin_ = options.pin ? std::make_unique<CudaPin>(bytes()) : std::make_unique<CudaPin>();
+  ready_s_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+  huge_bytes_ = count_huge_bytes(bytes());
 }
 
 void PinnedPool::fault_in(int num_threads, const PoolProgress& progress) {
-  const auto started = std::chrono::steady_clock::now();
   std::atomic<std::size_t> next{0};
   std::atomic<std::int64_t> done_bytes{0};
   std::atomic<int> error{0};
@@ -133,9 +137,9 @@ void PinnedPool::fault_in(int num_threads, const PoolProgress& progress) {
   const auto work = [&] {
     for (;;) {
       const std::size_t begin = next.fetch_add(kStripeBytes);
-      if (begin >= num_bytes_ || error.load() != 0) break;
-      const std::size_t length = std::min(kStripeBytes, num_bytes_ - begin);
-      if (const int code = populate(data_ + begin, length); code != 0) error.store(code);
+      if (begin >= bytes().size() || error.load() != 0) break;
+      const std::size_t length = std::min(kStripeBytes, bytes().size() - begin);
+      if (const int code = populate(data() + begin, length); code != 0) error.store(code);
       done_bytes.fetch_add(static_cast<std::int64_t>(length));
     }
     const std::lock_guard lock(mutex);
@@ -150,8 +154,7 @@ void PinnedPool::fault_in(int num_threads, const PoolProgress& progress) {
     }
   }
   threads.clear();
-  if (error.load() != 0) fail("allocation", num_bytes_, error.load());
-  prefault_s_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+  if (error.load() != 0) fail("allocation", bytes().size(), error.load());
 }
 
 }  // namespace radixkv

@@ -20,7 +20,7 @@ _ROW_BYTES = 2048
 _PLACES = np.full(64, 4096, np.uint64)
 _STRIDES = np.full(64, _ROW_BYTES, np.int64)
 
-SHMEM_HUGEPAGES = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
+HUGEPAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def check_memory(config: CacheConfig) -> list[Check]:
@@ -40,16 +40,12 @@ def _check_hugepages(config: CacheConfig) -> Check:
     if config.memory_hugepages == "never":
         return ok("huge pages", "not asked for (memory.hugepages: never)")
     try:
-        mode = re.search(r"\[(\w+)\]", SHMEM_HUGEPAGES.read_text())
+        mode = re.search(r"\[(\w+)\]", HUGEPAGES.read_text())
     except OSError:
         mode = None
-    if mode is None or mode[1] in ("never", "deny"):
-        return warn(
-            "huge pages",
-            "the kernel gives none to shared memory",
-            f"as root: echo advise > {SHMEM_HUGEPAGES}",
-        )
-    return ok("huge pages", f"for shared memory: {mode[1]}")
+    if mode is None or mode[1] == "never":
+        return warn("huge pages", "the kernel gives none", f"as root: echo madvise > {HUGEPAGES}")
+    return ok("huge pages", mode[1])
 
 
 def _check_gpu() -> list[Check]:
