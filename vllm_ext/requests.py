@@ -9,7 +9,7 @@ from array import array
 from dataclasses import dataclass, field
 from typing import Any
 
-from radixkv import Prefetch
+from radixkv import Planner, Prefetch
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +85,12 @@ class RequestState:
     due: int = 0
     computed_tokens: int = 0
     joins_at_once: bool = False
+
+    def admit(self, planner: Planner) -> int:
+        """The number of its admission, from now on the same."""
+        if not self.admission:
+            self.admission = planner.new_admission()
+        return self.admission
 
     def take_in_tokens(self) -> None:
         """Convert what was decoded, or added to a session, since the last call."""

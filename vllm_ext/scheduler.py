@@ -16,13 +16,9 @@ another connector fills them in `ended_first`: the step begins when it has ended
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Collection, Iterable
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from radixkv import (
     Completion,
@@ -41,21 +37,13 @@ from radixkv import (
 from vllm_ext.blocks import Allocations, BlockBook
 from vllm_ext.identity import Namespaces, engine_namespaces
 from vllm_ext.kv_events import TierEvents
-from vllm_ext.layout import block_slots, blocks_between, slots_in
+from vllm_ext.layout import block_slots
 from vllm_ext.metadata import IDLE, QUIET, Outcome, StepPlan, WorkerReport, join
 from vllm_ext.requests import GroupState, RequestState, shares_adapter, tokens_of, wishes_of
 from vllm_ext.settings import EngineSettings
-from vllm_ext.watch import Watch
+from vllm_ext.stores import StorePlanner
 
 logger = logging.getLogger(__name__)
-
-# Each store takes as long as what vLLM does in a step for two requests.
-_MOST_STORES = 16  # begin in one step
-_STEPS_A_STORE = 2  # for each store of decoded tokens, however many requests run
-
-
-class _GoneError(Exception):
-    """Blocks that a store would read are no longer the request's."""
 
 
 class SchedulerSide:
@@ -74,7 +62,6 @@ class SchedulerSide:
         config, layout = settings.config, settings.layout
         self._settings = settings
         self._block_tokens = settings.block_tokens
-        self._chunk_tokens = config.chunk_tokens
         self.planner = Planner.from_config(
             layout,
             config,
@@ -90,12 +77,10 @@ class SchedulerSide:
             self.events = TierEvents(self.planner.index, self._namespaces)
         self._requests: dict[str, RequestState] = {}
         self._loading: dict[int, str] = {}  # command id of a load → request
-        self._store_tokens = config.chunk_tokens  # of decoded ones, that are stored at once
-        self._last_store = 0  # command id of the last that the step may have
         self._outside: set[int] = set()  # loads whose requests wait outside the batch
         self._blocks = BlockBook(settings.block_tokens)
         self._allocations = Allocations(settings.block_tokens)
-        self._watch = Watch(self._blocks, self._requests)
+        self._stores = StorePlanner(self.planner, settings, self._blocks, self._requests)
         self._outcomes: dict[int, Outcome] = {}  # of commands that some rank has not ended yet
         self._failed_loads: list[int] = []
         self._distrusted: set[int] = set()  # stores under way of what a failed load may have spoilt
@@ -157,7 +142,7 @@ class SchedulerSide:
             self._allocations.given(request, blocks)
             return
         last = state.local_tokens + num_external_tokens
-        time = self._admission_of(state)
+        time = state.admit(self.planner)
         for group, ids in zip(state.groups, blocks.get_block_ids(), strict=True):
             first = max(state.local_tokens, group.needed_from(last, self._block_tokens))
             with self.planner.acquire(state.tokens, group.tree, limit=last, time=time) as handle:
@@ -225,11 +210,6 @@ class SchedulerSide:
             return len(self._requests) == 1
         return self._settings.loads == "sync"
 
-    def _admission_of(self, state: RequestState) -> int:
-        if not state.admission:
-            state.admission = self.planner.new_admission()
-        return state.admission
-
     def _begin_prefetches(self, state: RequestState) -> None:
         limit = self._matchable(state)
         for group in state.groups:
@@ -258,7 +238,7 @@ class SchedulerSide:
             output: vLLM's `SchedulerOutput`.
         """
         self._apply(())
-        self._plan_stores(output)
+        self._meter.note_computed(self._stores.plan(output))
         commands = self.planner.take_commands()
         awaited = self._blocks.take_awaited()
         ended_first = self._blocks.readers_of(self._allocations.take_filled_by_others(output))
@@ -268,116 +248,10 @@ class SchedulerSide:
         heard, self._failed_loads = self._failed_loads, []
         return StepPlan(commands, self._waiting(commands), awaited, ended_first, heard, is_idle)
 
-    def _plan_stores(self, output: Any) -> None:
-        """What the steps before this one computed."""
-        for req_id in output.preempted_req_ids or ():  # since the last plan
-            if req_id in self._requests:
-                self._store_before_it_goes(self._requests[req_id])
-        scheduled = output.num_scheduled_tokens
-        self._store_tokens = self._chunk_tokens * max(
-            1, -(-_STEPS_A_STORE * len(scheduled) // self._chunk_tokens)
-        )
-        self._last_store = self.planner.num_issued + _MOST_STORES
-        num_prompt_tokens = 0
-        for new in output.scheduled_new_reqs:
-            num_prompt_tokens += scheduled[new.req_id]
-            if new.req_id in self._requests:
-                self._admission_of(self._requests[new.req_id])
-        for req_id, state, num_computed in self._watch.follow(output):
-            if num_computed < state.request.num_prompt_tokens:
-                num_prompt_tokens += scheduled.get(req_id, 0)
-            self._look_at(state, num_computed)
-            if state.is_due_within(len(state.groups[0].blocks) * self._block_tokens):
-                self._watch.keep(req_id, state)
-        self._meter.note_computed(num_prompt_tokens)
-
-    def _look_at(self, state: RequestState, num_computed: int) -> None:
-        """Store what is due of a request; where this step stores enough, the next one does."""
-        state.computed_tokens = state.without_placeholders(num_computed)
-        if num_computed < state.due:
-            return
-        for group in state.groups:
-            is_due = state.computed_tokens >= self._store_due(state, group)
-            if is_due and self._takes_store(group):
-                self._store(state, group, num_computed, tail=False)
-        self._blocks.note_held(state, num_computed)
-        state.due = self._due(state, num_computed)
-
-    def _takes_store(self, group: GroupState) -> bool:
-        """Whether this step may have another store. What leaves a window cannot wait."""
-        has_room = group.window is not None or self.planner.num_issued < self._last_store
-        return has_room and self.planner.takes_stores
-
-    def _store_before_it_goes(self, state: RequestState) -> None:
-        """A request was preempted: this plan is the last that can store what it had computed."""
-        for group in state.groups:
-            if state.computed_tokens >= group.stored_tokens + self._chunk_tokens:
-                self._store(state, group, state.computed_tokens, tail=False)
-        state.computed_tokens = 0
-
-    def _store_due(self, state: RequestState, group: GroupState) -> int:
-        """Tokens that must have been computed before a group's next store.
-
-        What is decoded is stored several chunks at a time where many requests run. A request that
-        ends or is preempted before is stored all the same.
-        """
-        next_chunk = group.stored_tokens + self._chunk_tokens
-        is_prompt = next_chunk <= state.request.num_prompt_tokens
-        if not state.writes or not (is_prompt or self._settings.config.store_decode):
-            return sys.maxsize
-        if is_prompt or group.window is not None:
-            return next_chunk
-        return group.stored_tokens + self._store_tokens
-
-    def _due(self, state: RequestState, num_computed: int) -> int:
-        """Tokens that must have been computed before a request needs to be looked at again."""
-        if num_computed < state.request.num_prompt_tokens:
-            return 0
-        return min(
-            min(self._store_due(state, group), group.held_until(self._block_tokens))
-            for group in state.groups
-        )
-
     def _waiting(self, commands: Iterable[Any]) -> dict[int, str]:
         """Loads whose requests wait outside the batch until they hear of the end."""
         ids = [command.command_id for command in commands if isinstance(command, Load)]
         return {load: self._loading[load] for load in ids if load in self._outside}
-
-    def _store(
-        self, state: RequestState, group: GroupState, num_computed: int, *, tail: bool
-    ) -> None:
-        """Keep what is not kept yet of the tokens that are computed: full chunks, or all blocks."""
-        state.take_in_tokens()
-        num_tokens = state.known_tokens(num_computed)
-        if not self._settings.config.store_decode:
-            num_tokens = min(num_tokens, state.request.num_prompt_tokens)
-        if not tail:
-            num_tokens = num_tokens // self._chunk_tokens * self._chunk_tokens
-        if not state.writes or num_tokens <= group.stored_tokens:
-            return
-
-        read: list[int] = []
-
-        def slots(first: int, last: int) -> NDArray[np.int64]:
-            if first < group.first_held:
-                raise _GoneError
-            read.extend(blocks_between(group.blocks, self._block_tokens, first, last))
-            return slots_in(read, self._block_tokens, first, last)
-
-        try:
-            store = self.planner.store(
-                state.tokens,
-                slots,
-                time=self._admission_of(state),
-                namespace=group.tree,
-                limit=num_tokens,
-                tail=tail,
-            )
-        except _GoneError:
-            store = None
-        if store is not None:
-            self._blocks.read(store, read)
-        group.stored_tokens = num_tokens
 
     # --- a step has run
 
@@ -452,18 +326,10 @@ class SchedulerSide:
     def finished(self, request: Any, block_ids: Iterable[list[int]]) -> None:
         """The request has ended, its blocks are about to be freed. Keep what it computed."""
         state = self._requests.pop(request.request_id, None)
-        self._watch.end(request.request_id)
         if state is None:
             return
         self._end_prefetches(state)
-        if not state.is_complete:
-            return
-        for group, ids in zip(state.groups, block_ids, strict=False):
-            if group.window is None:
-                group.blocks = ids
-            group.stored_tokens = 0  # what was dropped or failed meanwhile is tried once more
-            if group.blocks:
-                self._store(state, group, request.num_computed_tokens, tail=True)
+        self._stores.end(state, block_ids)
 
     def reset(self) -> bool:
         """Forget everything, on every tier, and what is being computed or loaded now: vLLM clears
