@@ -49,6 +49,7 @@ from load_shape import (
 from sglang_engine import CACHES, Setup, run_alone
 
 LOADS = ("no-reuse", "reuse")
+PEERS = ("hicache", "plain")
 
 
 @dataclass
@@ -158,6 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_options(parser, CACHES)
     parser.add_argument("--loads", nargs="+", choices=LOADS, default=LOADS, help="(all)")
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS, help="(all)")
     options = parser.parse_args()
     only = options.only
     if only:
@@ -165,9 +167,10 @@ def main() -> None:
         setup = Setup(DEVICE_TOKENS, has_disk=False, has_graphs=True)
         run_alone(only, setup, lambda engine: Bench(engine, num_rounds).run())
         return
-    with measured_in_turns(list(CACHES), options.minutes) as values:
+    with measured_in_turns(("radixkv", *options.peers), options.minutes) as values:
         for name, ours in values["radixkv"].items():
-            peers = ("plain", "hicache") if name.startswith("no_reuse") else ("hicache", "plain")
+            order = ("plain", "hicache") if name.startswith("no_reuse") else PEERS
+            peers = [peer for peer in order if peer in options.peers]
             unit = name.rpartition("_")[2]
             emit_beside(
                 f"load.sglang.{name}",
