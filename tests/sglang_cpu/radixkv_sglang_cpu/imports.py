@@ -152,7 +152,12 @@ class StandInImporter(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def install() -> None:
-    """Puts the importer first, and tells SGLang that this is a CPU engine."""
+    """Puts the importer first, and tells SGLang that this is a CPU engine.
+
+    What SGLang compiles while it runs lies in its environment: two versions in one folder compile
+    it anew after each other, and 0.5.23 takes the lock from 0.5.18, which dies of that.
+    """
     os.environ.setdefault("SGLANG_USE_CPU_ENGINE", "1")
+    os.environ.setdefault("TORCH_EXTENSIONS_DIR", os.path.join(sys.prefix, "torch_extensions"))
     if not any(isinstance(finder, StandInImporter) for finder in sys.meta_path):
         sys.meta_path.insert(0, StandInImporter())
