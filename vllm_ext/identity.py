@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
-import os
 import platform
-import time
-import uuid
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +14,13 @@ import vllm
 from vllm.platforms import current_platform
 
 from radixkv import KVLayout, Namespace, Planner, common_identity, find_model, model_identity
+from vllm_ext.adapters import Adapters, nonce
 from vllm_ext.requests import request_key
 from vllm_ext.settings import EngineSettings
 
 logger = logging.getLogger(__name__)
 
 _MOST_TREES = 4096  # that are remembered by name
-_ALL = array("I")  # begins with no token
 
 # Settings that change the KV of given tokens, or how a block holds it.
 _MODEL = ("dtype", "quantization", "hf_overrides", "revision", "code_revision")
@@ -56,25 +51,6 @@ class Origin:
         return tuple(key for key in keys if key is not None) or None
 
 
-@dataclass(slots=True)
-class _Adapter:
-    """A LoRA adapter as it lay where vLLM reads it when it was first asked for.
-
-    Attributes:
-        path: Where.
-        name: What its KV is known by.
-        weights: What lay there; empty where that could not be told.
-        changed_s: When anything was last changed there; infinite where nothing was to be seen.
-        is_sure: Whether vLLM cannot have read other weights since.
-    """
-
-    path: str
-    name: str
-    weights: str
-    changed_s: float
-    is_sure: bool = True
-
-
 class Namespaces:
     """The trees of one engine, by what requests bring along.
 
@@ -89,8 +65,7 @@ class Namespaces:
     def __init__(self, planner: Planner, bases: Sequence[Namespace]) -> None:
         self._planner = planner
         self._bases = list(bases)
-        self._began_s = time.time()
-        self._adapters: dict[int, _Adapter] = {}  # by the numbers that vLLM knows them by
+        self._adapters = Adapters()
         self._trees: dict[tuple[str, str], tuple[int, ...]] = {}  # those of late are last
         self._origins: dict[int, Origin] = {}
         self._remember(("", ""), self._make_trees("", "", None, None))
@@ -98,7 +73,7 @@ class Namespaces:
     def trees_of(self, request: Any) -> tuple[int, ...] | None:
         """A request's tree for each group of layers; None where they cannot be told."""
         lora_request = getattr(request, "lora_request", None)
-        lora = self._lora_of(lora_request)
+        lora = "" if lora_request is None else self._adapters.name_of(lora_request)
         if lora is None:
             return None
         name = (lora, request_key(request))
@@ -109,6 +84,10 @@ class Namespaces:
         self._remember(name, trees)
         return trees
 
+    def replace_adapter(self, lora: Any) -> None:
+        """vLLM reads other weights under an adapter's number: it has no trees from now on."""
+        self._adapters.name_of(lora)
+
     def origin_of(self, tree: int) -> Origin | None:
         """Whose a tree is; None where no request of this engine has asked for it of late."""
         return self._origins.get(tree)
@@ -117,8 +96,8 @@ class Namespaces:
         """The weights may have changed, to what nobody can name: what is kept from now on is found
         until the engine ends, and nothing of before.
         """
-        nonce = _nonce()
-        self._bases = [dataclasses.replace(base, weight_version=nonce) for base in self._bases]
+        weights = nonce()
+        self._bases = [dataclasses.replace(base, weight_version=weights) for base in self._bases]
         self._trees.clear()
         self._origins.clear()
         self._remember(("", ""), self._make_trees("", "", None, None))
@@ -138,34 +117,6 @@ class Namespaces:
             trees.append(self._planner.index.namespace(space.digest()))
             self._origins[trees[-1]] = Origin(group, lora_name, salt)
         return tuple(trees)
-
-    def _lora_of(self, lora: Any) -> str | None:
-        """Names an adapter by its weights; empty without one, None where they may be other ones
-        than they were: vLLM drops adapters that it has no room for, and reads them again.
-        """
-        if lora is None:
-            return ""
-        adapter = self._adapters.get(lora.lora_int_id)
-        if adapter is None:
-            adapter = _read_adapter(lora.lora_path, self._began_s)
-            self._adapters[lora.lora_int_id] = adapter
-        if getattr(lora, "load_inplace", False) or lora.lora_path != adapter.path:
-            self._forget(adapter)
-        else:
-            _look_again(adapter)
-        return adapter.name if adapter.is_sure else None
-
-    def _forget(self, adapter: _Adapter) -> None:
-        """Its number stands for other weights, since nobody knows when: what was stored of late may
-        have been computed with them.
-        """
-        if not adapter.is_sure:
-            return
-        adapter.is_sure = False
-        for (lora, _), trees in self._trees.items():
-            if lora == adapter.name:
-                for tree in trees:
-                    self._planner.drop(_ALL, tree)
 
 
 def engine_namespaces(
@@ -201,7 +152,7 @@ def _identity(vllm_config: Any, kv_cache_config: Any, layout: KVLayout) -> str:
             model.model,
             error,
         )
-        return uuid.uuid4().hex
+        return nonce()
 
 
 def _is_as_it_is(vllm_config: Any, layout: KVLayout) -> bool:
@@ -248,58 +199,3 @@ def _processor() -> str:
         if line.startswith(("flags", "Features")):
             return " ".join(sorted(line.partition(":")[2].split()))
     return platform.machine()
-
-
-def _read_adapter(path: str, began_s: float) -> _Adapter:
-    """vLLM read it some time before, and does not say when: where anything was changed since the
-    engine began, it may be another one than what vLLM read.
-    """
-    changed_s = _last_change_s(path)
-    weights = _adapter_weights(path)
-    is_what_vllm_read = weights and changed_s < began_s
-    return _Adapter(path, weights if is_what_vllm_read else _nonce(), weights, changed_s)
-
-
-def _look_again(adapter: _Adapter) -> None:
-    """See whether there are still the same weights."""
-    changed_s = _last_change_s(adapter.path)
-    if changed_s in (adapter.changed_s, math.inf):  # what is not there cannot be read
-        return
-    weights = _adapter_weights(adapter.path)
-    if math.isfinite(adapter.changed_s):
-        adapter.is_sure = adapter.is_sure and bool(weights) and weights == adapter.weights
-    adapter.weights, adapter.changed_s = weights, changed_s
-
-
-def _adapter_weights(path: str) -> str:
-    """Names what lies there; empty where that cannot be told."""
-    try:
-        folder = Path(find_model(path))
-        files = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin"))
-        config = (folder / "adapter_config.json").read_text()
-        return " ".join(model_identity(file, {"adapter": config}) for file in files)
-    except (OSError, ValueError, ImportError):
-        return ""
-
-
-def _last_change_s(path: str) -> float:
-    """When an adapter's files were last written, moved or renamed; infinite where there are none
-    to be seen.
-    """
-    try:
-        folder = Path(find_model(path))
-        return max(map(_changed_s, [Path(path), folder, *folder.iterdir()]))
-    except (OSError, ValueError, ImportError):
-        return math.inf
-
-
-def _changed_s(path: Path) -> float:
-    """When a file, or the link that leads to it, was written, moved or renamed; 0 without one."""
-    if not os.path.lexists(path):
-        return 0.0  # the name of a hub's model
-    return max(path.lstat().st_ctime, path.stat().st_ctime)
-
-
-def _nonce() -> str:
-    """For weights that nobody can name: their KV is found again until the engine ends."""
-    return uuid.uuid4().hex

@@ -192,7 +192,7 @@ def request_key(request: Any) -> str:
     return "" if salt is None else json.dumps(["cache_salt", salt])
 
 
-def shares_adapter(one: Any, other: Any) -> bool:
-    """Whether vLLM computes two requests with one LoRA adapter: it goes by the adapter's number."""
-    one, other = getattr(one, "lora_request", None), getattr(other, "lora_request", None)
-    return one is not None and other is not None and one.lora_int_id == other.lora_int_id
+def adapter_of(request: Any) -> int | None:
+    """The number of its LoRA adapter, by which vLLM goes; None without one."""
+    lora = getattr(request, "lora_request", None)
+    return None if lora is None else int(lora.lora_int_id)

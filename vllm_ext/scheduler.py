@@ -34,12 +34,13 @@ from radixkv import (
     recall,
     serve_status,
 )
+from vllm_ext.adapters import on_replaced
 from vllm_ext.blocks import Allocations, BlockBook
 from vllm_ext.identity import Namespaces, engine_namespaces
 from vllm_ext.kv_events import TierEvents
 from vllm_ext.layout import block_slots
 from vllm_ext.metadata import IDLE, QUIET, Outcome, StepPlan, WorkerReport, join
-from vllm_ext.requests import GroupState, RequestState, shares_adapter, tokens_of, wishes_of
+from vllm_ext.requests import GroupState, RequestState, adapter_of, tokens_of, wishes_of
 from vllm_ext.settings import EngineSettings
 from vllm_ext.stores import StorePlanner
 
@@ -86,6 +87,7 @@ class SchedulerSide:
         self._distrusted: set[int] = set()  # stores under way of what a failed load may have spoilt
         self._meter = RateMeter(time.monotonic(), config.chunk_tokens)
         logging.getLogger("radixkv").setLevel(config.log_level.upper())
+        on_replaced(self)
         self._restore()
         folder = config.disk_path
         self._keeper = None if folder is None else keep_index(self.planner.index, folder)
@@ -182,10 +184,20 @@ class SchedulerSide:
         """A request's trees; without any, what runs with the same adapter is stored no more."""
         trees = self._namespaces.trees_of(request)
         if trees is None:
-            for state in self._requests.values():
-                if shares_adapter(state.request, request):
-                    state.reads = state.writes = False
+            self._end_stores_of(request.lora_request)
         return trees
+
+    def replace_adapter(self, lora: Any) -> None:
+        """vLLM is about to read others in place of a LoRA adapter's weights. What has been stored
+        so far is the old ones'.
+        """
+        self._namespaces.replace_adapter(lora)
+        self._end_stores_of(lora)
+
+    def _end_stores_of(self, lora: Any) -> None:
+        for state in self._requests.values():
+            if adapter_of(state.request) == lora.lora_int_id:
+                state.reads = state.writes = False
 
     def _matchable(self, state: RequestState) -> int:
         """At least one token is left to compute: it gives the next one. Two where "auto" lets the

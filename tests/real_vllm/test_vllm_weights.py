@@ -195,17 +195,18 @@ def test_an_adapter_that_vllm_drops_and_reads_again_where_another_lies_by_then(
     assert ask(host, prompt, adapter=place)["cached_tokens"] > 0
 
 
+@pytest.mark.parametrize("at_once", [True, False], ids=["at once", "by a request"])
 def test_an_adapter_that_is_replaced_in_place_while_a_request_runs_with_it(
-    host: VllmHost, models: dict[str, Path], prompt: Ids, tmp_path: Path
+    host: VllmHost, models: dict[str, Path], prompt: Ids, tmp_path: Path, at_once: bool
 ) -> None:
     old, new = (str(write_adapter(tmp_path / name, seed)) for seed, name in enumerate("ab"))
     engine = {"enable_lora": True}
     host.start(models["mha"], connector(disk=tmp_path / "kv"), **engine)
     host.submit(request_id="runs", prompt=prompt, max_tokens=200, adapter=old)
     host.step(num_steps=20)
-    host.replace_adapter(adapter=old, by=new)
-    host.step(num_steps=100)  # what has been decoded so far is stored
-    host.submit(request_id="new", prompt=prompt, max_tokens=1, adapter=new)
+    host.replace_adapter(adapter=old, by=new, at_once=at_once)
+    if not at_once:
+        host.submit(request_id="new", prompt=prompt, max_tokens=1, adapter=new)
     while host.step():
         pass
     continued = prompt + host.take_finished()["runs"]["ids"][:-1] + [3]
@@ -217,7 +218,8 @@ def test_an_adapter_that_is_replaced_in_place_while_a_request_runs_with_it(
     host.start(models["mha"], **engine)
     expected = answer_of(host, continued, adapter=old)["ids"]
 
-    assert (answer["ids"], answer["cached_tokens"]) == (expected, 0)
+    assert answer["ids"] == expected
+    assert 0 < answer["cached_tokens"] <= len(prompt) + 20  # what was stored before
 
 
 def test_an_adapter_whose_files_are_written_again_as_they_were(

@@ -207,11 +207,12 @@ class Host:
         """Load a LoRA adapter before a request asks for it, as a server does at start."""
         self.llm.llm_engine.add_lora(LoRARequest(adapter, self._number_of(adapter), adapter))
 
-    def replace_adapter(self, adapter: str, by: str) -> None:
-        """Read other weights in place of an adapter's; requests ask for them by their folder."""
+    def replace_adapter(self, adapter: str, by: str, at_once: bool) -> None:
+        """Have other weights read in place of an adapter's: at once, or by a request for them."""
         number = self.adapters[by] = self._number_of(adapter)
         self.replaced.add(by)
-        self.llm.llm_engine.add_lora(LoRARequest(adapter, number, by, load_inplace=True))
+        if at_once:
+            self.llm.llm_engine.add_lora(LoRARequest(adapter, number, by, load_inplace=True))
 
     def forget_adapters(self) -> None:
         """From now on adapters are loaded under other numbers, as after they were unloaded."""
