@@ -43,7 +43,13 @@ from radixkv.index import (
     SubtreeStats,
 )
 from radixkv.layout import EngineMemory, KVLayout, describe_arrays
-from radixkv.namespace import Namespace, common_identity, find_model, model_identity
+from radixkv.namespace import (
+    Namespace,
+    common_identity,
+    find_model,
+    last_change_s,
+    model_identity,
+)
 from radixkv.planner import Planner
 from radixkv.prefetch import Prefetch
 from radixkv.recall import IndexKeeper, keep_index, recall
@@ -108,6 +114,7 @@ __all__ = [
     "find_model",
     "inspect_ranks",
     "keep_index",
+    "last_change_s",
     "model_identity",
     "parse_remote",
     "recall",

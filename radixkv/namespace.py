@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -138,6 +139,36 @@ def find_model(name: str, revision: str | None = None) -> str:
     from huggingface_hub import snapshot_download
 
     return str(snapshot_download(name, revision=revision, local_files_only=True))
+
+
+def last_change_s(name: str, *, with_folder: bool = True) -> float:
+    """When what an engine reads under a path, or a hub's name, last became what it is.
+
+    That is when a file in it, or a link on the way there, was last written, moved or renamed, by
+    the clock of the files. A rename of a folder further up is not seen.
+
+    Args:
+        name: As for `find_model`; a file, too.
+        with_folder: Whether the folder's own time counts. It alone tells that one was moved here
+            whole; but some mounts of object stores say "now" whenever they are asked for it.
+
+    Returns:
+        Seconds since the epoch; infinite where there is nothing to be seen.
+    """
+    try:
+        place = Path(find_model(name))
+        inside = list(place.iterdir()) if place.is_dir() else []
+        found = [*inside, *([place] if with_folder or not inside else [])]
+        way = Path(os.path.abspath(name))
+        links = [link for link in (way, *way.parents) if link.is_symlink()]
+        return max([link.lstat().st_ctime for link in links] + [_changed_s(file) for file in found])
+    except (OSError, ValueError, ImportError):
+        return math.inf
+
+
+def _changed_s(path: Path) -> float:
+    """When a file, or the link that leads to it, was written, moved or renamed."""
+    return max(path.lstat().st_ctime, path.stat().st_ctime if path.exists() else 0.0)
 
 
 def _add_folder(digest: hashlib._Hash, folder: Path) -> None:

@@ -22,6 +22,7 @@ import torch
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 
 from radixkv import CacheConfig, CompletionStatus, KVCache, Load, SlotSource, Store, Ticket
+from sglang_ext import BEGAN_S
 from sglang_ext.failed_loads import forget_poison
 from sglang_ext.identity import (
     adapter_identities,
@@ -83,7 +84,7 @@ class OutsideDevice(HiCacheSurface):
         layout, memory = describe_pool(pool, ctx.tp_worker)
         config = CacheConfig.from_environment()
         group = rank_group(ctx.params.tp_cache_group)
-        self._namespace = engine_namespace(ctx.server_args, layout, config, group)
+        self._namespace = engine_namespace(ctx.server_args, layout, config, group, BEGAN_S)
         self._kv = KVCache(
             layout,
             config,
@@ -96,10 +97,11 @@ class OutsideDevice(HiCacheSurface):
         self._overlap = not ctx.server_args.disable_overlap_schedule
         self._trees = RequestTrees(self._namespace, self._kv.namespace_id)
         adapters = getattr(ctx.tp_worker.model_runner, "lora_manager", None)
-        self._adapters = adapter_identities(adapters.lora_refs.values() if adapters else (), group)
+        references = adapters.lora_refs.values() if adapters else ()
+        self._adapters = adapter_identities(references, group, BEGAN_S)
         self._weights_era = 0
         self._weights_nonce = draw_nonce(group)
-        self._tensors = tensors_at_start(ctx.server_args)
+        self._tensors = tensors_at_start(ctx.server_args, BEGAN_S)
         self._holds_old_weights = False
         num_layers = self._kv.layout.num_layers
         self._layers = LayerWaits(self._layer_failed, stream_reader(pool), num_layers)

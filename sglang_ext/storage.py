@@ -41,6 +41,7 @@ from radixkv import (
     TierError,
     UnsupportedError,
 )
+from sglang_ext import BEGAN_S
 from sglang_ext.arguments import decided
 from sglang_ext.host_pool import HostPoolMemory, describe_host_pool
 from sglang_ext.identity import (
@@ -92,7 +93,7 @@ class RadixKVStorage(HiCacheStorage):  # type: ignore[misc]
         check_page_size(self._page_size, config)
         self._pool: HostPoolMemory = describe_host_pool(mem_pool_host)
         self._namespace = _namespace(self._ranks, self._pool.layout, config)
-        self._tensors = tensors_at_start(_server_arguments())
+        self._tensors = tensors_at_start(_server_arguments(), BEGAN_S)
         self._kv = KVCache(
             self._pool.layout, config, namespace=self._namespace, engine=self._pool.memory
         )
@@ -307,10 +308,10 @@ def _namespace(ranks: Any, layout: KVLayout, config: CacheConfig) -> Namespace:
             "radixkv: --enable-lora is not served by the storage backend before SGLang 0.5.20, "
             "which gives pages of all adapters the same name"
         )
-    base = engine_namespace(arguments, layout, config, RankGroup())
+    base = engine_namespace(arguments, layout, config, RankGroup(), BEGAN_S)
     rank = (ranks.tp_rank, ranks.tp_size, ranks.pp_rank, ranks.pp_size)
     references = (decided(arguments, "lora_paths") or ()) if has_adapters else ()
-    adapters = sorted(adapter_identities(references, RankGroup()).items())
+    adapters = sorted(adapter_identities(references, RankGroup(), BEGAN_S).items())
     return dataclasses.replace(base, request_key=json.dumps(["hicache", *rank, *adapters]))
 
 

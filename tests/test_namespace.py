@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 import struct
 from pathlib import Path
@@ -12,7 +13,13 @@ import numpy as np
 import pytest
 
 from radixkv.layout import KVLayout
-from radixkv.namespace import SAMPLE_BYTES, Namespace, common_identity, model_identity
+from radixkv.namespace import (
+    SAMPLE_BYTES,
+    Namespace,
+    common_identity,
+    last_change_s,
+    model_identity,
+)
 
 CONFIG = {"model_type": "llama", "num_hidden_layers": 2, "rope_theta": 10000.0}
 NUM_VALUES = 1 << 20  # float32: 4 MiB, more than the samples cover
@@ -265,3 +272,24 @@ def test_a_window_that_is_not_used_makes_no_difference(tmp_path, weights):
 
     assert common_identity(model, "bfloat16", 1) is not None
     assert common_identity(model / "model.safetensors", "bfloat16", 1) is None
+
+
+def test_a_folder_may_be_left_out_of_what_was_changed_last(tmp_path, weights):
+    model = write_model(tmp_path / "model", weights)
+    of_files = last_change_s(str(model), with_folder=False)
+    while model.stat().st_ctime <= of_files:
+        (model / "clock").touch()
+        (model / "clock").unlink()
+
+    assert last_change_s(str(model)) == model.stat().st_ctime > of_files
+    assert last_change_s(str(model), with_folder=False) == of_files
+
+
+def test_a_file_alone_and_a_link_to_nothing_are_looked_at(tmp_path, weights):
+    model = write_model(tmp_path / "model", weights)
+    file = model / "model.safetensors"
+    (model / "nowhere").symlink_to("nothing")
+
+    assert last_change_s(str(file), with_folder=False) == file.stat().st_ctime
+    assert math.isfinite(last_change_s(str(model)))
+    assert last_change_s(str(model / "nothing")) == math.inf

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,13 +15,14 @@ from sglang_ext.identity import (
     engine_namespace,
     new_weights,
     tensor_names,
+    tensors_at_start,
 )
 
 
-def identity(folder: Path) -> str:
+def identity(folder: Path, began_s: float = math.inf) -> str:
     """Of an adapter that SGLang named by what the user called it and where it lies."""
     reference = SimpleNamespace(lora_id="name and path", lora_path=str(folder))
-    return adapter_identities([reference], RankGroup())["name and path"]
+    return adapter_identities([reference], RankGroup(), began_s)["name and path"]
 
 
 def test_an_adapter_is_the_same_wherever_it_lies(tmp_path):
@@ -54,6 +56,47 @@ def test_one_that_cannot_be_read_is_never_the_same(tmp_path, spoil):
         folder = folder / "adapter_config.json"
 
     assert identity(folder) != identity(folder)
+
+
+def now_s(folder: Path) -> float:
+    """Later than all that was written so far, by the clock of files, and not than what will be."""
+    clock = folder / "clock"
+    clock.touch()
+    first_s = clock.stat().st_ctime
+    while clock.stat().st_ctime == first_s:
+        clock.touch()
+    return clock.stat().st_ctime
+
+
+@pytest.mark.parametrize("change", ["weights", "settings", "moved here", "link", "link above"])
+def test_an_adapter_that_changed_since_sglang_began_is_never_the_same(tmp_path, change):
+    for seed, name in enumerate(("old", "new")):
+        write_adapter(tmp_path / name / "adapter", seed)
+    place = tmp_path / "old" / "adapter"
+    link = tmp_path / "current"
+    if change == "link":
+        place = link
+        link.symlink_to("old/adapter")
+    elif change == "link above":
+        place = link / "adapter"
+        link.symlink_to("old")
+    began_s = now_s(tmp_path)
+    as_read = identity(place, began_s)
+
+    if change == "weights":
+        write_adapter(place, seed=1)
+    elif change == "settings":
+        (place / "adapter_config.json").touch()
+    elif change == "moved here":
+        place.rename(tmp_path / "away")
+        (tmp_path / "new" / "adapter").rename(place)
+    else:
+        target = str(link.readlink()).replace("old", "new")
+        link.unlink()
+        link.symlink_to(target)
+
+    assert as_read == identity(write_adapter(tmp_path / "again", seed=0))
+    assert identity(place, began_s) not in (as_read, identity(place), identity(place, began_s))
 
 
 def write_weights(folder: Path, seed: int, only: str = "") -> Path:
@@ -102,12 +145,32 @@ def test_a_configuration_in_place_of_the_models_own_counts(tmp_path, dtype):
     def digest(config: str | None) -> bytes:
         given = Arguments(arguments | {"decrypted_config_file": config})
         layout = KVLayout(num_layers=1, num_kv=2, row_bytes=64, dtype="float32")
-        return engine_namespace(given, layout, CacheConfig(), RankGroup()).digest()
+        return engine_namespace(given, layout, CacheConfig(), RankGroup(), math.inf).digest()
 
     plain, other = digest(None), digest("other.json")
     (folder / "other.json").write_text('{"rope_theta": 500}')
 
     assert len({plain, digest(None), other, digest("other.json")}) == 3
+
+
+@pytest.mark.parametrize("dtype", ["auto", "fp8"])
+def test_a_model_that_changed_since_sglang_began_is_never_the_same(tmp_path, dtype):
+    folder = write_weights(tmp_path / "model", seed=1)
+    arguments = {"model_path": str(folder), "kv_cache_dtype": dtype, "load_format": "auto"}
+    given = Arguments(arguments)
+
+    def digest(began_s: float) -> bytes:
+        layout = KVLayout(num_layers=1, num_kv=2, row_bytes=64, dtype="float32")
+        return engine_namespace(given, layout, CacheConfig(), RankGroup(), began_s).digest()
+
+    began_s = now_s(tmp_path)
+    names = tensors_at_start(given, began_s)
+    (folder / "beside").mkdir()  # some mounts of object stores have folders that are always young
+    as_read = digest(began_s)
+    write_weights(folder, seed=2)
+
+    assert len({as_read, digest(math.inf), digest(began_s), digest(began_s)}) == 4
+    assert names == tensor_names(str(folder)) != tensors_at_start(given, began_s) == frozenset()
 
 
 class Arguments:

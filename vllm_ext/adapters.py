@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import time
 import uuid
 import weakref
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from radixkv import find_model, model_identity
+from radixkv import find_model, last_change_s, model_identity
 
 
 class Listener(Protocol):
@@ -92,7 +91,7 @@ def _read(path: str, began_s: float) -> _Adapter:
     """vLLM read it some time before, and does not say when: where anything was changed since the
     engine began, it may be another one than what vLLM read.
     """
-    changed_s = _last_change_s(path)
+    changed_s = last_change_s(path)
     weights = _weights(path)
     is_what_vllm_read = weights and changed_s < began_s
     return _Adapter(path, weights if is_what_vllm_read else nonce(), weights, changed_s)
@@ -102,7 +101,7 @@ def _look_again(adapter: _Adapter) -> None:
     """See whether there are still the same weights."""
     if not adapter.is_sure:
         return
-    changed_s = _last_change_s(adapter.path)
+    changed_s = last_change_s(adapter.path)
     if changed_s in (adapter.changed_s, math.inf):  # what is not there cannot be read
         return
     weights = _weights(adapter.path)
@@ -120,24 +119,6 @@ def _weights(path: str) -> str:
         return " ".join(model_identity(file, {"adapter": config}) for file in files)
     except (OSError, ValueError, ImportError):
         return ""
-
-
-def _last_change_s(path: str) -> float:
-    """When an adapter's files were last written, moved or renamed; infinite where there are none
-    to be seen.
-    """
-    try:
-        folder = Path(find_model(path))
-        return max(map(_changed_s, [Path(path), folder, *folder.iterdir()]))
-    except (OSError, ValueError, ImportError):
-        return math.inf
-
-
-def _changed_s(path: Path) -> float:
-    """When a file, or the link that leads to it, was written, moved or renamed; 0 without one."""
-    if not os.path.lexists(path):
-        return 0.0  # the name of a hub's model
-    return max(path.lstat().st_ctime, path.stat().st_ctime)
 
 
 def nonce() -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 from pathlib import Path
 
 import pytest
 from prompts import Ids, random_ids
 from sglang_harness import Generation, ServerConfig, SGLangServer, outputs, write_radixkv_config
-from sglang_models import write_adapter
+from sglang_models import write_adapter, write_llama
+from test_storage import EXTRA_CONFIG, HICACHE_OPTIONS, PAGE_SIZE
 from test_storage import OPTIONS as BELOW_HICACHE
-from test_storage import PAGE_SIZE
 
 VERSIONS = ("0.5.15", "0.5.18", "0.5.20", "0.5.21", "0.5.22", "0.5.23")
 pytestmark = pytest.mark.soak
@@ -86,4 +87,44 @@ def test_an_adapter_finds_its_own_kv_again_and_no_other(
     assert stored_tokens(computed) == 0
     assert stored_tokens(found) > 0
     assert outputs(replaced) == expected[1]
+    assert stored_tokens(replaced) == 0
+
+
+@pytest.mark.parametrize("what", ["adapter", "model"])
+@pytest.mark.parametrize("version", ["0.5.20", "0.5.23"])
+def test_storage_that_is_attached_after_their_files_changed_does_not_take_them_for_what_runs(
+    version: str, what: str, prompts: list[Ids], tmp_path: Path
+) -> None:
+    write = {"adapter": write_adapter, "model": write_llama}[what]
+    model = write_llama(tmp_path / "model", seed=1)
+    adapter = write_adapter(tmp_path / "adapter", seed=1)
+    plain = config(version, model, tmp_path, adapter, page_size=PAGE_SIZE, cache="radix")
+    attachable = dataclasses.replace(
+        plain,
+        radixkv_config=write_radixkv_config(tmp_path, memory_bytes=64 << 20, durable="group"),
+        options=(*plain.options, *HICACHE_OPTIONS),
+        admin_key="key",
+    )
+    backend = {
+        "hicache_storage_backend": "dynamic",
+        "hicache_storage_backend_extra_config_json": json.dumps(EXTRA_CONFIG),
+        "hicache_storage_prefetch_policy": "wait_complete",
+    }
+
+    with SGLangServer(attachable) as server:
+        write(tmp_path / what, seed=2)
+        server.call("PUT", "/hicache/storage-backend", backend)
+        old = server.generate(prompts, lora_path=adapter.name)
+        server.wait_until_idle()
+        server.flush_cache()
+        found = server.generate(prompts, lora_path=adapter.name)
+        server.wait_until_idle()
+        server.close()
+    stored = dataclasses.replace(attachable, options=(*plain.options, *BELOW_HICACHE))
+    replaced = ask_and_close(stored, prompts, adapter.name)
+    expected = ask_and_close(dataclasses.replace(plain, cache="none"), prompts, adapter.name)
+
+    assert outputs(found) == outputs(old) != outputs(expected)
+    assert stored_tokens(found) > 0
+    assert outputs(replaced) == outputs(expected)
     assert stored_tokens(replaced) == 0

@@ -11,6 +11,7 @@ of them, addresses and strides, is told alike.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,7 +175,7 @@ def _of_sglang(pool: Any, tensors: Tensors) -> Engine:
             model_impl="auto",
             tp_size=1,
         )
-        return sglang_ext.identity.engine_namespace(args, layout, CONFIG, RankGroup())
+        return sglang_ext.identity.engine_namespace(args, layout, CONFIG, RankGroup(), math.inf)
 
     return Engine(layout, memory, tensors, name_space)
 
