@@ -58,16 +58,28 @@ def brute_force(asked: Prompt, kept: list[Prompt], min_length: int) -> list[tupl
     ]
 
 
-def check(index: RadixIndex, asked: Prompt, prompts: list[Prompt], namespace: int = 0) -> None:
+def check(
+    index: RadixIndex,
+    asked: Prompt,
+    prompts: list[Prompt],
+    namespace: int = 0,
+    *,
+    may_be_cut: bool = False,  # of texts that repeat themselves in too many places to look at
+) -> None:
     assert index.wait_for_runs()
     kept = kept_prompts(index, prompts, namespace)
 
     found = index.find_runs(array(asked), namespace=namespace)
 
     assert found.num_waiting == 0
-    assert not found.truncated
     runs = list(zip(found.first_tokens.tolist(), found.num_tokens.tolist(), strict=True))
-    assert runs == brute_force(asked, kept, MIN_LENGTH)
+    expected = brute_force(asked, kept, MIN_LENGTH)
+    if found.truncated:
+        assert may_be_cut
+        for first, count in runs:
+            assert any(at <= first and first + count <= at + most for at, most in expected)
+    else:
+        assert runs == expected
     for number, (first, num_tokens) in enumerate(runs):
         position = int(found.positions[number])
         run = asked[first : first + num_tokens]
@@ -130,8 +142,8 @@ def test_runs_are_those_of_brute_force(stored, asked, chunk_tokens):
         prompts.append(prompts[base % len(prompts)][:end] + text)
         index.insert(array(prompts[-1]), time=number)
 
-    check(index, asked, prompts)
-    check(index, prompts[-1] + asked, prompts)
+    check(index, asked, prompts, may_be_cut=True)
+    check(index, prompts[-1] + asked, prompts, may_be_cut=True)
 
 
 @pytest.mark.parametrize("seed", range(12))
