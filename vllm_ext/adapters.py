@@ -28,6 +28,7 @@ class Listener(Protocol):
 
 
 _listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
+_heard: set[type] = set()
 
 
 def on_replaced(listener: Listener) -> None:
@@ -35,7 +36,8 @@ def on_replaced(listener: Listener) -> None:
     from vllm.v1.engine.core import EngineCore
 
     _listeners.add(listener)
-    if not hasattr(EngineCore.add_lora, "__wrapped__"):
+    if EngineCore not in _heard:
+        _heard.add(EngineCore)
         EngineCore.add_lora = _announced(EngineCore.add_lora)
 
 
